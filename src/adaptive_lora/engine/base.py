@@ -1,0 +1,89 @@
+"""The contract of every engine. Implementations repeat none of it; `tests/engine/conformance.py` holds them to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from adaptive_lora.types import (
+    AdapterVersion,
+    Completion,
+    EngineStats,
+    GenerateRequest,
+    Prompt,
+    SamplingConfig,
+    TokenChunk,
+)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Generates tokens with the base model or any loaded adapter, all in one heterogeneous batch.
+
+    Life cycle: `start` once, then anything in any order from one event loop, then `stop` once. Before `start` has
+    returned and after `stop`, every other method raises EngineNotReady; once the engine's process has died, EngineDead.
+    """
+
+    model_name: str
+    max_model_len: int
+    """Context length in tokens, prompt and completion together. Known once started."""
+
+    @property
+    def adapters(self) -> Mapping[str, AdapterVersion]:
+        """Adapters that may be asked for, by `AdapterVersion.id`. A read-only view."""
+        ...
+
+    async def start(self) -> None:
+        """Load the base model. Never blocks the event loop for long: heavy imports and loading run elsewhere."""
+        ...
+
+    async def stop(self) -> None:
+        """Abort what runs, free everything. Idempotent."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """Stream the chunks of all `sampling.n` choices, interleaved, each choice in order.
+
+        Each choice ends with exactly one chunk that has a `finish_reason`; then the iterator ends. Closing the
+        iterator early (or cancelling the task that reads it) aborts the request in the engine.
+        Raises UnknownAdapter if `adapter_id` is not loaded (the base never answers in its place), PromptTooLong if
+        the prompt leaves no room for one token, InvalidRequest for parameters that the engine refuses.
+        """
+        ...
+
+    async def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        config: SamplingConfig | None = None,
+        adapter_ids: Sequence[str | None] | None = None,
+    ) -> list[Completion]:
+        """Complete every prompt, in order, first choice each. `adapter_ids` is per prompt; None is the base."""
+        ...
+
+    async def load(self, adapter: AdapterVersion) -> None:
+        """Make `adapter` available. Idempotent for the same id. Raises AdapterError if the engine refuses the files."""
+        ...
+
+    async def unload(self, adapter_id: str) -> None:
+        """Forget the adapter and free its memory. Requests that run with it finish. Raises UnknownAdapter."""
+        ...
+
+    async def pin(self, adapter_id: str) -> None:
+        """Keep the adapter resident; it is never evicted for another. Raises UnknownAdapter."""
+        ...
+
+    async def list(self) -> list[AdapterVersion]:
+        """The loaded adapters, sorted by id."""
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """Stop a request: its stream ends with finish_reason "abort" in every unfinished choice. Unknown: no-op."""
+        ...
+
+    async def stats(self) -> EngineStats:
+        """A snapshot for metrics and admission. Cheap."""
+        ...
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """Length of the prompt in tokens, as `generate` would see it."""
+        ...

@@ -1,0 +1,1 @@
+"""vLLM plugin: correct, fast multi-LoRA on CPUs."""

@@ -1,0 +1,137 @@
+"""Every error that Adaptive LoRA raises on purpose. Knows no HTTP: the status table lives in `serving/errors.py`.
+
+    AdaptiveLoraError
+    ├── InvalidRequest            the caller's input cannot be served as it is
+    │   ├── InvalidName           a model name that the grammar does not know
+    │   ├── PromptTooLong         prompt + max_tokens do not fit into the model's context
+    │   └── Unsupported           well-formed, but this engine or build cannot do it
+    ├── NotFound
+    │   └── UnknownAdapter        never answered by the base model instead
+    ├── AdapterError              an adapter folder that must not be served
+    │   ├── ManifestInvalid       manifest missing, unreadable, or with unknown or missing fields
+    │   ├── UnsafeFile            weights that are not safetensors, links, names that leave the folder
+    │   ├── HashMismatch          a file differs from its manifest
+    │   ├── WrongBase             trained for another base model
+    │   ├── RankTooLarge          rank above the engine's max_lora_rank
+    │   ├── WrongModules          target modules or shapes that the base does not have
+    │   └── NonFiniteWeights      NaN or infinity in the weights
+    ├── RouterError
+    │   └── NoCandidates          nothing to choose from
+    ├── EngineError
+    │   ├── EngineNotReady        still loading, or stopped (retryable)
+    │   ├── EngineDead            the engine's process is gone
+    │   ├── Overloaded            the queue is full (retryable)
+    │   ├── DeadlineExceeded      the request ran past its time limit (retryable)
+    │   └── RequestAborted        the caller or an operator stopped it
+    └── SettingsError             a configuration that must not start
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AdaptiveLoraError(Exception):
+    """Base of the tree. `code` is stable and machine-readable; `message` says what to do, and leaks nothing."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(AdaptiveLoraError):
+    code = "invalid_request"
+
+
+class InvalidName(InvalidRequest):
+    code = "invalid_name"
+
+
+class PromptTooLong(InvalidRequest):
+    code = "prompt_too_long"
+
+
+class Unsupported(InvalidRequest):
+    code = "unsupported"
+
+
+class NotFound(AdaptiveLoraError):
+    code = "not_found"
+
+
+class UnknownAdapter(NotFound):
+    code = "unknown_adapter"
+
+
+class AdapterError(AdaptiveLoraError):
+    code = "adapter_error"
+
+
+class ManifestInvalid(AdapterError):
+    code = "manifest_invalid"
+
+
+class UnsafeFile(AdapterError):
+    code = "unsafe_file"
+
+
+class HashMismatch(AdapterError):
+    code = "hash_mismatch"
+
+
+class WrongBase(AdapterError):
+    code = "wrong_base"
+
+
+class RankTooLarge(AdapterError):
+    code = "rank_too_large"
+
+
+class WrongModules(AdapterError):
+    code = "wrong_modules"
+
+
+class NonFiniteWeights(AdapterError):
+    code = "non_finite_weights"
+
+
+class RouterError(AdaptiveLoraError):
+    code = "router_error"
+
+
+class NoCandidates(RouterError):
+    code = "no_candidates"
+
+
+class EngineError(AdaptiveLoraError):
+    code = "engine_error"
+
+
+class EngineNotReady(EngineError):
+    code = "engine_not_ready"
+    retryable = True
+
+
+class EngineDead(EngineError):
+    code = "engine_dead"
+
+
+class Overloaded(EngineError):
+    code = "overloaded"
+    retryable = True
+
+
+class DeadlineExceeded(EngineError):
+    code = "deadline_exceeded"
+    retryable = True
+
+
+class RequestAborted(EngineError):
+    code = "request_aborted"
+
+
+class SettingsError(AdaptiveLoraError):
+    code = "settings_error"

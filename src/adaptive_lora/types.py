@@ -1,0 +1,147 @@
+"""Values that cross rooms. Frozen, plain, without behaviour beyond what is derived from their own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+BASE = "base"
+"""The plain base model's name, wherever an agent's name may stand."""
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation, text only."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Prompt = str | tuple[ChatMessage, ...]
+"""A raw prompt, continued as it stands; or a conversation, rendered by the base model's own chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How to sample. Names and meanings are vLLM's; `None` leaves vLLM's default.
+
+    `temperature` 0 is greedy. `logprobs` is the number of alternatives per token, 0 for the sampled token only.
+    """
+
+    max_tokens: int = 256
+    min_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    n: int = 1
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    ignore_eos: bool = False
+    json_schema: Mapping[str, Any] | None = None
+    """Structured output: the text is a JSON value that the schema accepts. `{}` accepts any JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """What an engine is asked to generate. `adapter_id` is an `AdapterVersion.id`, or None for the base model."""
+
+    request_id: str
+    prompt: Prompt
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    adapter_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+    """Alternatives as (token, logprob), most likely first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """A piece of one choice's text, in order. The last chunk of each choice has a `finish_reason`."""
+
+    index: int
+    text: str
+    n_tokens: int
+    n_prompt_tokens: int
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished choice of one request."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """One immutable, content-addressed version of an adapter. New weights are a new version, never a reload."""
+
+    name: str
+    version: str
+    """First 12 hex digits of the SHA-256 over the manifest's names and file hashes."""
+    path: Path
+    rank: int
+    description: str
+    examples: tuple[str, ...]
+    size_bytes: int
+
+    @property
+    def id(self) -> str:
+        """What the engine knows it by; unique per content."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of the engine. `None` where this kind of engine cannot know."""
+
+    running: int
+    waiting: int
+    kv_cache_usage: float | None
+    """Share of the KV cache in use, 0..1."""
+    gpu_memory_usage: float | None
+    """Share of the accelerator's memory in use, 0..1; None without an accelerator."""
+    loaded_adapters: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Which agent answers, how sure the router is, and why."""
+
+    agent: str
+    """An adapter's name, or `BASE`."""
+    confidence: float
+    """Calibrated probability that `agent` is right, 0..1."""
+    reason: Literal["routed", "abstained", "explicit", "no_candidates"]
+    scores: Mapping[str, float]
+    """Calibrated probability per candidate; sums to 1. Empty when the choice was explicit."""
+    explanation: Mapping[str, Any] = field(default_factory=dict)
