@@ -9,8 +9,11 @@
     │   └── UnknownAdapter        never answered by the base model instead
     ├── AdapterError              an adapter folder that must not be served
     │   ├── ManifestInvalid       manifest missing, unreadable, or with unknown or missing fields
-    │   ├── UnsafeFile            weights that are not safetensors, links, names that leave the folder
+    │   ├── UnsafeFile            weights that are not safetensors, or a file that has no business there
+    │   │   ├── UnsafeLink        a symbolic link, wherever it points
+    │   │   └── UnsafeName        a name outside the grammar: one that leaves the folder, a reserved word
     │   ├── HashMismatch          a file differs from its manifest
+    │   ├── UnsupportedAdapter    a PEFT method or option that the engine does not serve
     │   ├── WrongBase             trained for another base model
     │   ├── RankTooLarge          rank above the engine's max_lora_rank
     │   ├── WrongModules          target modules or shapes that the base does not have
@@ -78,8 +81,20 @@ class UnsafeFile(AdapterError):
     code = "unsafe_file"
 
 
+class UnsafeLink(UnsafeFile):
+    code = "unsafe_link"
+
+
+class UnsafeName(UnsafeFile):
+    code = "unsafe_name"
+
+
 class HashMismatch(AdapterError):
     code = "hash_mismatch"
+
+
+class UnsupportedAdapter(AdapterError):
+    code = "unsupported_adapter"
 
 
 class WrongBase(AdapterError):
