@@ -99,17 +99,16 @@ class Manifest(BaseModel):
         Examples and description belong to the router; a better example does not make other weights.
         """
         served = {"name": self.name, "base_model": self.base_model, "files": self.files}
-        return hashlib.sha256(json.dumps(served, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[
-            :12
-        ]
+        canonical = json.dumps(served, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and validate `folder`/manifest.json. The other files are not looked at: that is `verify_adapter`.
 
     Raises ManifestInvalid (missing, not JSON, unknown or missing field, bad value), UnsafeFile or UnsafeLink
-    (the manifest is not a plain readable file), or UnsafeName (a name
-    outside the grammar); the message names the folder and the field.
+    (not a plain readable file), or UnsafeName (a name outside the grammar); the message names folder and
+    field.
     """
     if not os.path.lexists(folder / MANIFEST_NAME):
         raise ManifestInvalid(
