@@ -1,15 +1,19 @@
 """The one typed tree of settings: a YAML file, overridden by the environment. Unknown keys are errors.
 
 Sections and keys of the deployment guide keep their names. A room receives its own section and nothing else.
-Loading (files, environment, the nearest known key in an error) is in `settings_loading` below this room's types.
+Loading (files, environment, the nearest known key in an error) is in `settings_loading`; the reference page
+`docs/reference/settings.md` is generated from the descriptions here.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NOT_ACTIVE: dict[str, Any] = {"active": False}
+"""Marks a key that parses and has no effect in this release; loading warns when it is set."""
 
 
 class Section(BaseModel):
@@ -24,6 +28,7 @@ class ApiSettings(Section):
     workers: int = Field(1, ge=1, description="gateway processes; an in-process engine allows exactly 1 (1 per GPU)")
     timeout: float = Field(300.0, gt=0, description="seconds that one request may take, queue included")
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="largest request body, in bytes")
+    allowed_hosts: tuple[str, ...] = Field((), description="host names that requests may carry; default: those of a loopback address, else any")
     max_concurrent_requests: int = Field(256, ge=1, description="requests in flight; beyond it 503 with Retry-After")
 
 
@@ -45,11 +50,20 @@ class AdaptersSettings(Section):
     max_cpu_loras: int = Field(64, ge=1, description="adapters kept in host memory; at least max_loras")
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="largest rank that is accepted")
 
+    @model_validator(mode="after")
+    def _host_memory_holds_every_slot(self) -> Self:
+        if self.max_cpu_loras < self.max_loras:
+            raise ValueError(
+                f"max_cpu_loras ({self.max_cpu_loras}) must be at least max_loras ({self.max_loras}): "
+                "every adapter in a slot is also kept in host memory"
+            )
+        return self
+
 
 class InferenceSettings(Section):
     max_batch_size: int = Field(32, ge=1, description="sequences that the engine runs at once (vLLM's max_num_seqs)")
     enable_streaming: bool = Field(True, description="answer stream=true; when false such requests are refused")
-    cache_enabled: bool = Field(False, description="cache of deterministic answers; not active yet")
+    cache_enabled: bool = Field(False, description="cache of deterministic answers", json_schema_extra=NOT_ACTIVE)
 
 
 class RouterSettings(Section):
@@ -60,9 +74,9 @@ class RouterSettings(Section):
 
 
 class RateLimitingSettings(Section):
-    enabled: bool = Field(False, description="not active yet")
-    requests_per_minute: int = Field(60, ge=1, description="not active yet")
-    burst_size: int = Field(10, ge=1, description="not active yet")
+    enabled: bool = Field(False, description="limit each caller", json_schema_extra=NOT_ACTIVE)
+    requests_per_minute: int = Field(60, ge=1, description="sustained rate", json_schema_extra=NOT_ACTIVE)
+    burst_size: int = Field(10, ge=1, description="requests at once on top", json_schema_extra=NOT_ACTIVE)
 
 
 class MonitoringSettings(Section):
@@ -80,3 +94,12 @@ class Settings(Section):
     router: RouterSettings = RouterSettings()
     rate_limiting: RateLimitingSettings = RateLimitingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+
+    @model_validator(mode="after")
+    def _one_worker_per_engine(self) -> Self:
+        if self.api.workers > 1:
+            raise ValueError(
+                f"api.workers is {self.api.workers}, but the engine runs inside the gateway's process and allows "
+                "exactly 1 (one worker per GPU); start more replicas instead"
+            )
+        return self

@@ -1,0 +1,53 @@
+"""Where `model.base_model: demo` and its adapters lie on disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_lora.errors import SettingsError
+from adaptive_lora.settings import AdaptersSettings, ModelSettings
+
+DEMO = "demo"
+"""The value of `model.base_model` that means the fleet that this repository trains and ships."""
+
+FOLDER_VARIABLE = "ADAPTIVE_LORA_DEMO_FLEET"
+"""Environment variable that names another folder with `base/` and `adapters/`."""
+
+_CHECKOUT_FOLDER = Path(__file__).resolve().parents[2] / "demo" / "fleet"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPaths:
+    """What an engine and a catalog load from: a folder or Hugging Face id, and the adapters' folder, if any."""
+
+    base_model: str
+    adapters: Path | None
+
+
+def folder() -> Path:
+    """The demo fleet's folder. Raises SettingsError, saying what to do, when it holds no base model."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    path = Path(chosen).expanduser().resolve() if chosen else _CHECKOUT_FOLDER
+    if not (path / "base" / "config.json").is_file():
+        where = f"{FOLDER_VARIABLE}={path}" if chosen else str(path)
+        raise SettingsError(
+            f"the demo fleet is not at {where} (no base/config.json there): run from a checkout of the repository, "
+            f"build it with `make demo-fleet`, point {FOLDER_VARIABLE} at one, or set model.base_model"
+        )
+    return path
+
+
+def resolve(model: ModelSettings, adapters: AdaptersSettings) -> FleetPaths:
+    """Turn `demo` into folders; leave anything else as configured.
+
+    `adapters.path` wins over the demo's own adapters. Raises SettingsError if a folder that is asked for is absent.
+    """
+    if adapters.path is not None and not adapters.path.is_dir():
+        raise SettingsError(f"adapters.path is {adapters.path}, which is not a folder")
+    if model.base_model != DEMO:
+        return FleetPaths(model.base_model, adapters.path)
+    fleet = folder()
+    own = fleet / "adapters"
+    return FleetPaths(str(fleet / "base"), adapters.path or (own if own.is_dir() else None))
