@@ -1,0 +1,34 @@
+"""Settings in, engine out. vLLM is imported only when it is the engine that was asked for."""
+
+from __future__ import annotations
+
+from adaptive_lora.engine.base import Engine
+from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.settings import AdaptersSettings, InferenceSettings, ModelSettings
+
+
+def build_engine(model: ModelSettings, adapters: AdaptersSettings, inference: InferenceSettings) -> Engine:
+    """An engine that has not been started. `model.base_model` is a folder or an id ('demo' is resolved before)."""
+    if model.engine == "fake":
+        return FakeEngine(
+            model.base_model,
+            max_model_len=model.max_model_len or 4096,
+            max_num_seqs=inference.max_batch_size,
+            max_lora_rank=adapters.max_lora_rank,
+        )
+    from adaptive_lora.engine.vllm import VLLMInferenceEngine
+
+    return VLLMInferenceEngine(
+        model_name=model.base_model,
+        tensor_parallel_size=model.tensor_parallel_size,
+        gpu_memory_utilization=model.gpu_memory_utilization,
+        max_model_len=model.max_model_len,
+        max_num_seqs=inference.max_batch_size,
+        max_loras=adapters.max_loras,
+        max_cpu_loras=adapters.max_cpu_loras,
+        max_lora_rank=adapters.max_lora_rank,
+        dtype=model.dtype,
+        seed=model.seed,
+        enforce_eager=model.enforce_eager,
+        kv_cache_bytes=model.kv_cache_bytes,
+    )

@@ -1,0 +1,251 @@
+"""FakeEngine: the whole contract without a model. Deterministic; needs neither torch nor vllm."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from adaptive_lora.engine import collect, fake_text
+from adaptive_lora.errors import (
+    EngineDead,
+    EngineNotReady,
+    InvalidRequest,
+    PromptTooLong,
+    RankTooLarge,
+    UnknownAdapter,
+)
+from adaptive_lora.types import (
+    AdapterVersion,
+    Completion,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    Prompt,
+    SamplingConfig,
+    TokenChunk,
+    TokenLogprob,
+)
+
+
+class FakeEngine:
+    """Answers with words that depend on prompt, adapter, choice and (if sampled) seed alone.
+
+    `delay_s` is the time per token, `start_delay_s` that of `start`; `die()` plays the death of the process.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "fake",
+        *,
+        max_model_len: int = 4096,
+        max_num_seqs: int = 32,
+        max_lora_rank: int = 64,
+        delay_s: float = 0.0,
+        start_delay_s: float = 0.0,
+    ) -> None:
+        self.model_name = model_name
+        self.max_model_len = max_model_len
+        self._max_lora_rank = max_lora_rank
+        self._delay_s = delay_s
+        self._start_delay_s = start_delay_s
+        self._slots = asyncio.Semaphore(max_num_seqs)
+        self._state = "new"
+        self._adapters: dict[str, AdapterVersion] = {}
+        self._pinned: set[str] = set()
+        self._aborted: dict[str, asyncio.Event] = {}
+        self._running = 0
+
+    @property
+    def adapters(self) -> Mapping[str, AdapterVersion]:
+        return MappingProxyType(self._adapters)
+
+    async def start(self) -> None:
+        await asyncio.sleep(self._start_delay_s)
+        self._state = "ready"
+
+    async def stop(self) -> None:
+        self._state = "stopped"
+        for event in self._aborted.values():
+            event.set()
+        self._adapters.clear()
+
+    def die(self) -> None:
+        """From now on the engine behaves as if its process had died."""
+        self._state = "dead"
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        return self._generate(request)
+
+    async def _generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        self._check()
+        if request.adapter_id is not None:
+            self._known(request.adapter_id)
+        sampling = request.sampling
+        if sampling.max_tokens < 1 or sampling.n < 1:
+            raise InvalidRequest("max_tokens and n must be at least 1")
+        if request.request_id in self._aborted:
+            raise InvalidRequest("a request with this id is running; ids must be unique")
+        prompt = fake_text.render(request.prompt)
+        n_prompt_tokens = len(fake_text.tokenize(prompt))
+        room = self.max_model_len - n_prompt_tokens
+        if room < 1:
+            raise PromptTooLong(
+                f"the prompt has {n_prompt_tokens} tokens; the model's context is {self.max_model_len}"
+            )
+        choices = [self._choice(request, prompt, i, room, n_prompt_tokens) for i in range(sampling.n)]
+        with self._abortable(request.request_id) as aborted:
+            async with self._slots:
+                self._running += 1
+                try:
+                    async for chunk in self._interleave(choices, aborted, n_prompt_tokens):
+                        yield chunk
+                finally:
+                    self._running -= 1
+
+    async def _interleave(
+        self, choices: list[list[TokenChunk]], aborted: asyncio.Event, n_prompt_tokens: int
+    ) -> AsyncIterator[TokenChunk]:
+        unfinished = set(range(len(choices)))
+        for step in itertools.zip_longest(*choices):
+            await asyncio.sleep(self._delay_s)
+            if self._state == "dead":
+                raise EngineDead("the engine's process is gone")
+            if aborted.is_set():
+                for i in sorted(unfinished):
+                    yield TokenChunk(i, "", 0, n_prompt_tokens, finish_reason="abort")
+                return
+            for chunk in step:
+                if chunk is not None:
+                    if chunk.finish_reason is not None:
+                        unfinished.discard(chunk.index)
+                    yield chunk
+
+    def _choice(
+        self, request: GenerateRequest, prompt: str, index: int, room: int, n_prompt_tokens: int
+    ) -> list[TokenChunk]:
+        sampling = request.sampling
+        sampled = sampling.temperature > 0
+        key = (prompt, request.adapter_id or "", (sampling.seed, index) if sampled else "")
+        limit = min(sampling.max_tokens, room)
+        reason: FinishReason = "length"
+        if sampling.json_schema is not None:
+            everything = fake_text.tokenize(fake_text.minimal_json(sampling.json_schema))
+            tokens = everything[:limit]
+            if len(everything) <= limit:
+                reason = "stop"
+        else:
+            natural = max(8 + fake_text.digest("length", *key)[0] % 17, sampling.min_tokens)
+            if not sampling.ignore_eos and natural <= limit:
+                limit, reason = natural, "stop"
+            tokens = list(itertools.islice(fake_text.words(*key), limit))
+        cut = _first_stop("".join(tokens), sampling.stop)
+        if cut is not None:
+            tokens, reason = _cut(tokens, cut), "stop"
+        return [
+            TokenChunk(
+                index=index,
+                text=token,
+                n_tokens=1,
+                n_prompt_tokens=n_prompt_tokens,
+                logprobs=_logprobs(token, (*key, i), sampling.logprobs),
+                finish_reason=reason if i == len(tokens) - 1 else None,
+            )
+            for i, token in enumerate(tokens)
+        ]
+
+    async def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        config: SamplingConfig | None = None,
+        adapter_ids: Sequence[str | None] | None = None,
+    ) -> list[Completion]:
+        self._check()
+        return await collect.complete_batch(self, prompts, config, adapter_ids)
+
+    async def load(self, adapter: AdapterVersion) -> None:
+        self._check()
+        if adapter.rank > self._max_lora_rank:
+            raise RankTooLarge(
+                f"{adapter.id} has rank {adapter.rank}; the engine takes at most {self._max_lora_rank}"
+            )
+        self._adapters[adapter.id] = adapter
+
+    async def unload(self, adapter_id: str) -> None:
+        self._check()
+        self._known(adapter_id)
+        del self._adapters[adapter_id]
+        self._pinned.discard(adapter_id)
+
+    async def pin(self, adapter_id: str) -> None:
+        self._check()
+        self._known(adapter_id)
+        self._pinned.add(adapter_id)
+
+    async def list(self) -> list[AdapterVersion]:
+        self._check()
+        return [self._adapters[i] for i in sorted(self._adapters)]
+
+    async def abort(self, request_id: str) -> None:
+        self._check()
+        if request_id in self._aborted:
+            self._aborted[request_id].set()
+
+    async def stats(self) -> EngineStats:
+        self._check()
+        return EngineStats(
+            running=self._running,
+            waiting=len(self._aborted) - self._running,
+            kv_cache_usage=None,
+            gpu_memory_usage=None,
+            loaded_adapters=len(self._adapters),
+        )
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        self._check()
+        return len(fake_text.tokenize(fake_text.render(prompt)))
+
+    def _check(self) -> None:
+        if self._state == "dead":
+            raise EngineDead("the engine's process is gone; restart the server")
+        if self._state != "ready":
+            raise EngineNotReady("the engine is not running; retry when /ready answers 200")
+
+    def _known(self, adapter_id: str) -> None:
+        if adapter_id not in self._adapters:
+            raise UnknownAdapter(f"no adapter {adapter_id!r} is loaded")
+
+    @contextmanager
+    def _abortable(self, request_id: str) -> Iterator[asyncio.Event]:
+        event = self._aborted[request_id] = asyncio.Event()
+        try:
+            yield event
+        finally:
+            del self._aborted[request_id]
+
+
+def _first_stop(text: str, stops: Sequence[str]) -> int | None:
+    found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return min(found, default=None)
+
+
+def _cut(tokens: list[str], length: int) -> list[str]:
+    """The tokens whose text begins before `length` characters, the last one shortened; at least one token."""
+    kept: list[str] = []
+    for token in tokens:
+        kept.append(token[: max(length, 0)])
+        length -= len(token)
+        if length <= 0:
+            break
+    return kept
+
+
+def _logprobs(token: str, key: tuple[object, ...], n: int | None) -> tuple[TokenLogprob, ...] | None:
+    if n is None:
+        return None
+    own = fake_text.logprob(*key)
+    others = itertools.islice(fake_text.words("alternatives", *key), max(n - 1, 0))
+    top = ((token, own), *((word, own - 1 - i) for i, word in enumerate(others)))[:n]
+    return (TokenLogprob(token, own, top),)
