@@ -1,0 +1,78 @@
+"""The application: `create_app` puts the rooms together behind HTTP. Imports neither torch nor vllm."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.responses import Response
+
+from adaptive_lora import __version__
+from adaptive_lora.adapters.catalog import Catalog
+from adaptive_lora.agents.orchestrator import Routes
+from adaptive_lora.engine.base import Engine
+from adaptive_lora.serving import errors
+from adaptive_lora.serving.binding import allowed_hosts
+from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
+from adaptive_lora.serving.middleware import Accounting, Admission, HostCheck, Intake
+from adaptive_lora.serving.routes import fleet, generate, health, openai_chat, openai_completions
+from adaptive_lora.serving.routes.common import as_json
+from adaptive_lora.serving.runtime import Runtime
+from adaptive_lora.settings import Settings
+from adaptive_lora.telemetry.metrics import Metrics
+
+DESCRIPTION = """One base model, a fleet of LoRA agents, and a router that decides which of them answers.
+
+Every response names who answered in `x-adaptive-lora-agent`, `-version` and `-confidence`, and its request in
+`x-request-id`. Every error is `{error: {code, message, request_id, type, param}}`."""
+
+
+def create_app(
+    settings: Settings,
+    *,
+    engine: Engine | None = None,
+    catalog: Catalog | None = None,
+    router: Routes | None = None,
+    on_failure: Callable[[], None] | None = None,
+) -> FastAPI:
+    """Build the application. What is not given is built from `settings` when the application starts, in the
+    background: it is live at once, and ready later. `on_failure` is called once if it can never serve, or no
+    more.
+    """
+    metrics = Metrics()
+    runtime = Runtime(settings, metrics, engine=engine, catalog=catalog, router=router, on_failure=on_failure)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.stop()
+
+    app = FastAPI(
+        title="Adaptive LoRA",
+        version=__version__,
+        description=DESCRIPTION,
+        license_info={"name": "Apache-2.0"},
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.runtime = runtime
+    errors.install(app)
+    for module in (generate, openai_chat, openai_completions, fleet, health):
+        app.include_router(module.router)
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return as_json(
+            {"name": "adaptive-lora", "version": __version__, "docs": "/docs", "health": "/health"}
+        )
+
+    # The last one added is the outermost.
+    app.add_middleware(Admission, limit=settings.api.max_concurrent_requests)
+    app.add_middleware(Intake, max_body_bytes=settings.api.max_body_bytes, read_timeout_s=BODY_READ_TIMEOUT_S)
+    app.add_middleware(HostCheck, allowed=allowed_hosts(settings.api))
+    app.add_middleware(Accounting, metrics=metrics)
+    return app

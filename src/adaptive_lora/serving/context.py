@@ -1,0 +1,66 @@
+"""What is known about one HTTP request while it is served; lives in the ASGI scope."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from adaptive_lora.agents.plan import Plan
+
+_KEY = "adaptive_lora"
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request's identity and fate. `plans` is set once it is decided who answers."""
+
+    request_id: str
+    client_request_id: str | None = None
+    """The caller's own X-Request-Id, if it is a harmless label; never used for anything but showing it."""
+    started: float = field(default_factory=time.perf_counter)
+    plans: Sequence[Plan] = ()
+    status: int | None = None
+    """HTTP status, once sent."""
+    finished: bool = False
+    """The last byte of the response has been handed to the server."""
+    failed: bool = False
+    """A stream that began well and ended in an error."""
+    aborted: bool = False
+    """The client went away first."""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What every response carries; several plans (a list of prompts) are listed in order."""
+        headers = [(b"x-request-id", self.request_id.encode())]
+        if self.client_request_id:
+            headers.append((b"x-client-request-id", self.client_request_id.encode()))
+        if self.plans:
+            headers += [
+                (b"x-adaptive-lora-agent", ",".join(plan.agent for plan in self.plans).encode()),
+                (b"x-adaptive-lora-version", ",".join(plan.version for plan in self.plans).encode()),
+                (
+                    b"x-adaptive-lora-confidence",
+                    ",".join(f"{plan.decision.confidence:.4f}" for plan in self.plans).encode(),
+                ),
+            ]
+        return headers
+
+
+def new_context(scope: MutableMapping[str, Any]) -> RequestContext:
+    """Mint the request's id and put its context into the scope."""
+    label = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    text = label.decode("latin-1")
+    context = RequestContext(f"req-{uuid.uuid4().hex}", text if _LABEL.fullmatch(text) else None)
+    scope[_KEY] = context
+    return context
+
+
+def context_of(scope: MutableMapping[str, Any]) -> RequestContext:
+    context = scope[_KEY]
+    if not isinstance(context, RequestContext):
+        raise TypeError("the request has no context: is the RequestContextMiddleware installed?")
+    return context

@@ -1,0 +1,176 @@
+"""The one table from errors to HTTP statuses, and the one shape of every error body.
+
+    {"error": {"code": ..., "message": ..., "request_id": ..., "type": ..., "param": ...}}
+
+`type` and `param` are there for OpenAI's clients; ours need only the first three.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from adaptive_lora import errors
+from adaptive_lora.errors import AdaptiveLoraError
+from adaptive_lora.serving.context import context_of
+
+_log = logging.getLogger(__name__)
+
+STATUS: Mapping[type[AdaptiveLoraError], int] = {
+    errors.AdaptiveLoraError: 500,
+    errors.InvalidRequest: 400,
+    errors.InvalidName: 400,
+    errors.PromptTooLong: 400,
+    errors.Unsupported: 400,
+    errors.NotFound: 404,
+    errors.UnknownAdapter: 404,
+    errors.AdapterError: 422,
+    errors.ManifestInvalid: 422,
+    errors.UnsafeFile: 422,
+    errors.UnsafeLink: 422,
+    errors.UnsafeName: 422,
+    errors.HashMismatch: 422,
+    errors.UnsupportedAdapter: 422,
+    errors.WrongBase: 422,
+    errors.RankTooLarge: 422,
+    errors.WrongModules: 422,
+    errors.NonFiniteWeights: 422,
+    errors.RouterError: 500,
+    errors.NoCandidates: 503,
+    errors.EngineError: 500,
+    errors.EngineNotReady: 503,
+    errors.EngineDead: 503,
+    errors.Overloaded: 503,
+    errors.DeadlineExceeded: 504,
+    errors.RequestAborted: 503,
+    errors.SettingsError: 500,
+}
+
+RETRY_AFTER_S = 1
+"""Suggested wait for what may succeed when tried again."""
+
+_HTTP_CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    421: "wrong_host",
+    422: "invalid_request",
+    503: "overloaded",
+}
+_HTTP_MESSAGES = {
+    404: "there is nothing at this path; /docs lists what there is",
+    405: "this path does not take this method; the Allow header lists those that it takes",
+}
+INTERNAL = "something went wrong on the server; its log has the details under this request id"
+
+
+def status_of(error: AdaptiveLoraError) -> int:
+    """The HTTP status; of the nearest ancestor for a class outside the table."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def error_fields(
+    code: str, message: str, request_id: str, *, status: int, param: str | None = None
+) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {
+        "error": {
+            "code": code,
+            "message": message,
+            "request_id": request_id,
+            "type": kind,
+            "param": param,
+        }
+    }
+
+
+def fields_of(error: BaseException, request_id: str) -> dict[str, Any]:
+    """The body for any exception. What we did not raise on purpose says nothing about itself."""
+    if isinstance(error, AdaptiveLoraError):
+        return error_fields(error.code, error.message, request_id, status=status_of(error))
+    return error_fields(AdaptiveLoraError.code, INTERNAL, request_id, status=500)
+
+
+def error_response(
+    status: int,
+    code: str,
+    message: str,
+    request_id: str,
+    *,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body = msgspec.json.encode(error_fields(code, message, request_id, status=status, param=param))
+    return Response(body, status, dict(headers or {}), media_type="application/json")
+
+
+def response_of(error: BaseException, request_id: str) -> Response:
+    if not isinstance(error, AdaptiveLoraError):
+        return error_response(500, AdaptiveLoraError.code, INTERNAL, request_id)
+    headers = {"retry-after": str(RETRY_AFTER_S)} if error.retryable else None
+    return error_response(status_of(error), error.code, error.message, request_id, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` answer in the one shape."""
+    app.add_exception_handler(AdaptiveLoraError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    context = context_of(request.scope)
+    response = response_of(error, context.request_id)
+    if response.status_code >= 500 and isinstance(error, AdaptiveLoraError) and not error.retryable:
+        _log.warning("request failed: %s", error.message, extra={"code": error.code})
+    return response
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    status = error.status_code
+    message = _HTTP_MESSAGES.get(status) or str(error.detail)
+    if status == 400 and error.detail == "There was an error parsing the body":
+        message = "the body is not valid JSON in UTF-8"
+    code = _HTTP_CODES.get(status, "http_error")
+    request_id = context_of(request.scope).request_id
+    return error_response(status, code, message, request_id, headers=error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """A body that the schema refuses: 422, and 400 under /v1 as OpenAI's clients expect."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    status = 400 if request.scope["path"].startswith("/v1/") else 422
+    message, param = _explain(error, request.headers.get("content-type", ""))
+    request_id = context_of(request.scope).request_id
+    return error_response(status, "invalid_request", message, request_id, param=param)
+
+
+def _explain(error: RequestValidationError, content_type: str) -> tuple[str, str | None]:
+    """The first problem in words, and the field that it is in. Never echoes the caller's input."""
+    problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return f"the body is not valid JSON: {problem['ctx']['error']}", None
+    if "json" not in content_type.lower():
+        return "send the body as JSON, with the header Content-Type: application/json", None
+    where = ".".join(_plain(part) for part in problem["loc"][1:]) or None
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "there is no such field"
+    return (f"{where}: {message}" if where else message), where
+
+
+def _plain(part: object) -> str:
+    """A piece of a field's path; what the caller made up is shortened and kept printable."""
+    return str(part)[:64].encode("ascii", "backslashreplace").decode()

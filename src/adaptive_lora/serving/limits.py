@@ -1,0 +1,31 @@
+"""Caps on everything that a request can make expensive. The engine never sees what is beyond them."""
+
+from __future__ import annotations
+
+MAX_PROMPT_CHARS = 32_000
+MAX_MESSAGES = 256
+MAX_CONVERSATION_CHARS = 128_000
+MAX_BATCH = 128
+"""Items of one /generate/batch, prompts of one /v1/completions."""
+MAX_TOKENS = 1_048_576
+"""Far above any context; the engine's own limit is the context."""
+MAX_N = 16
+MAX_CHOICES = 128
+"""Prompts times n of one /v1/completions."""
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_TOP_K = 100_000
+MAX_TOP_LOGPROBS = 20
+MAX_COMPLETION_LOGPROBS = 5
+MAX_SEED = 2**63 - 1
+
+MAX_SCHEMA_BYTES = 16_384
+MAX_SCHEMA_DEPTH = 16
+MAX_SCHEMA_COST = 4_096
+"""Sub-schemas, each counted as often as minItems and the like repeat it: what the grammar's size grows
+with."""
+MAX_SCHEMA_REPEAT = 1_000
+"""Largest minItems, maxItems, minLength, ..."""
+MAX_PATTERN_CHARS = 256
+
+BODY_READ_TIMEOUT_S = 30.0

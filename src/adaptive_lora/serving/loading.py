@@ -1,0 +1,44 @@
+"""What the server builds from its settings: each room gets its own slice. Blocking; run it in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaptive_lora.adapters import catalog as catalogs
+from adaptive_lora.adapters.base import BaseModelInfo
+from adaptive_lora.adapters.base import describe_base as describe
+from adaptive_lora.agents.orchestrator import Routes
+from adaptive_lora.engine.base import Engine
+from adaptive_lora.settings import Settings
+from adaptive_lora.types import AdapterVersion
+
+
+def build_engine(settings: Settings) -> Engine:
+    from adaptive_lora.engine.factory import build_engine as build
+
+    return build(settings.model, settings.adapters, settings.inference)
+
+
+def describe_base(settings: Settings) -> BaseModelInfo:
+    """The base model, as far as adapters must agree with it."""
+    if settings.model.engine == "fake":
+        return BaseModelInfo(settings.model.base_model)
+    folder = Path(settings.model.base_model)
+    return describe(settings.model.base_model, folder if folder.is_dir() else None)
+
+
+def load_catalog(settings: Settings, base: BaseModelInfo) -> catalogs.Catalog:
+    if settings.adapters.path is None:
+        return catalogs.Catalog()
+    return catalogs.load_catalog(settings.adapters.path, base=base, max_rank=settings.adapters.max_lora_rank)
+
+
+def fit_router(settings: Settings, versions: Sequence[AdapterVersion]) -> Routes:
+    """Learn from the adapters' examples."""
+    from adaptive_lora.router.encoder import load_encoder
+    from adaptive_lora.router.router import Router
+
+    encoder = load_encoder(settings.router.encoder_path) if settings.router.use_encoder else None
+    examples = {version.name: version.examples for version in versions}
+    return Router.fit(examples, encoder=encoder, seed=settings.router.seed)

@@ -1,0 +1,246 @@
+"""Pure-ASGI middleware around every request, from the outside in: `Accounting`, `HostCheck`, `Intake`,
+`Admission`.
+
+Plain ASGI and not Starlette's BaseHTTPMiddleware: no task and no queue per request, and streams pass
+untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adaptive_lora.serving.context import RequestContext, context_of, new_context
+from adaptive_lora.serving.errors import RETRY_AFTER_S, error_response, response_of
+from adaptive_lora.telemetry.logging import request_id_var
+from adaptive_lora.telemetry.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+_access = logging.getLogger("adaptive_lora.access")
+
+PROBES = frozenset({"/live", "/ready", "/health", "/metrics"})
+"""Always admitted, and not counted: they would hide the figures of real requests."""
+
+CLIENT_CLOSED = 499
+"""In metrics and logs only: nobody is left to read a status."""
+
+
+class Accounting:
+    """Gives each request an id, its response the headers, and each end a metric and a log line. Catches what
+    nobody else caught."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = new_context(scope)
+        token = request_id_var.set(context.request_id)
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                context.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *context.headers()]
+            elif not message.get("more_body", False):
+                context.finished = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Exception as error:
+            _log.exception("unhandled error")
+            context.failed = True
+            if context.status is None:
+                await response_of(error, context.request_id)(scope, receive, send_named)
+        finally:
+            self._account(scope, context)
+            request_id_var.reset(token)
+
+    def _account(self, scope: Scope, context: RequestContext) -> None:
+        code = CLIENT_CLOSED if context.aborted or context.status is None else context.status
+        route = getattr(scope.get("route"), "path", "unmatched")
+        if route in PROBES:
+            return
+        seconds = time.perf_counter() - context.started
+        status = "error" if context.failed or code >= 400 else "success"
+        if code == CLIENT_CLOSED:
+            status = "aborted"
+        self._metrics.request(route=route, status=status, code=code, seconds=seconds)
+        if _access.isEnabledFor(logging.INFO):
+            extra: dict[str, object] = {
+                "method": scope["method"],
+                "route": route,
+                "status": code,
+                "outcome": status,
+                "latency_ms": round(seconds * 1000, 1),
+            }
+            if len(context.plans) == 1:
+                extra["agent"] = context.plans[0].agent
+            if context.client_request_id:
+                extra["client_request_id"] = context.client_request_id
+            _access.info("%s %s %d", scope["method"], route, code, extra=extra)
+
+
+class HostCheck:
+    """Refuses a Host header that is malformed, or that names a host which this server is not.
+
+    The second keeps web pages from reaching a server on localhost through a name of their own (DNS
+    rebinding).
+    """
+
+    _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252}))(?::([0-9]{1,5}))?")
+
+    def __init__(self, app: ASGIApp, *, allowed: Sequence[str]) -> None:
+        self._app = app
+        self._allowed = frozenset(name.lower().encode() for name in allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            hosts = [value for name, value in scope["headers"] if name == b"host"]
+            found = self._HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+            request_id = context_of(scope).request_id
+            if found is None:
+                refusal = error_response(400, "invalid_request", "the Host header is malformed", request_id)
+                await refusal(scope, receive, send)
+                return
+            if self._allowed and found[1].lower() not in self._allowed:
+                message = (
+                    "this server does not answer for that host name; api.allowed_hosts lists those it does"
+                )
+                await error_response(421, "wrong_host", message, request_id)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class Admission:
+    """At most `limit` requests at a time; the others are told at once to come back."""
+
+    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+        self._n_inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        if self._n_inside >= self._limit:
+            refusal = error_response(
+                503,
+                "overloaded",
+                f"{self._limit} requests are in flight, which is the limit: try again",
+                context_of(scope).request_id,
+                headers={"retry-after": str(RETRY_AFTER_S)},
+            )
+            await refusal(scope, receive, send)
+            return
+        self._n_inside += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._n_inside -= 1
+
+
+class Intake:
+    """Reads the body, bounded in size and time; then watches the client, and cancels the work when it goes
+    away."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, read_timeout_s: float) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._read_timeout_s = read_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        context = context_of(scope)
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            message = f"the body did not arrive within {self._read_timeout_s:g} s"
+            await self._refuse(408, "request_timeout", message, scope, receive, send)
+            return
+        except _ClientGone:
+            context.aborted = True
+            return
+        if body is None:
+            message = f"the body is larger than {self._max_body_bytes} bytes (api.max_body_bytes)"
+            await self._refuse(413, "body_too_large", message, scope, receive, send)
+            return
+        await self._run(body, context, scope, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body; None if it is too large."""
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if not declared.isdigit() or int(declared[:20]) > self._max_body_bytes:
+            return None
+        pieces: list[bytes] = []
+        n_bytes = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientGone
+            piece = message.get("body", b"")
+            n_bytes += len(piece)
+            if n_bytes > self._max_body_bytes:
+                return None
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+
+    async def _run(
+        self, body: bytes, context: RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        gone = asyncio.Event()
+        unread: bytes | None = body
+
+        async def replay() -> Message:
+            nonlocal unread
+            if unread is not None:
+                piece, unread = unread, None
+                return {"type": "http.request", "body": piece, "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        work = asyncio.current_task()
+        if work is None:
+            raise RuntimeError("an ASGI application runs in a task")
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not context.finished:  # servers report the end of the response as a disconnect, too
+                gone.set()
+                work.cancel()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            await self._app(scope, replay, send)
+        except asyncio.CancelledError:
+            if not gone.is_set() or work.uncancel() > 0:
+                raise
+            context.aborted = True
+        finally:
+            watcher.cancel()
+
+    async def _refuse(
+        self, status: int, code: str, message: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """The rest of the body stays unread, so the connection cannot be used again."""
+        request_id = context_of(scope).request_id
+        refusal = error_response(status, code, message, request_id, headers={"connection": "close"})
+        await refusal(scope, receive, send)
+
+
+class _ClientGone(Exception):
+    """The client closed the connection before its request was complete."""

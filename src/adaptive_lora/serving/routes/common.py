@@ -1,0 +1,59 @@
+"""What the endpoints share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import Depends, Request
+from starlette.responses import Response
+
+from adaptive_lora.serving.context import RequestContext, context_of
+from adaptive_lora.serving.runtime import Runtime
+from adaptive_lora.serving.schemas.common import ErrorBody
+from adaptive_lora.serving.stream import MEDIA_TYPE
+
+
+async def _runtime(request: Request) -> Runtime:
+    runtime = request.app.state.runtime
+    if not isinstance(runtime, Runtime):
+        raise TypeError("the application has no runtime: build it with create_app")
+    return runtime
+
+
+async def _context(request: Request) -> RequestContext:
+    return context_of(request.scope)
+
+
+RuntimeOf = Annotated[Runtime, Depends(_runtime)]
+ContextOf = Annotated[RequestContext, Depends(_context)]
+
+_REASONS = {
+    400: "The request cannot be served as it is, or the Host header is malformed",
+    404: "Unknown agent or model",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    421: "This server does not answer for that host name",
+    422: "The body does not fit the schema",
+    500: "Something went wrong on the server",
+    503: "Not ready, overloaded, or stopped; see Retry-After",
+    504: "The request ran past its deadline",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` for these statuses, in the one shape of errors."""
+    return {status: {"model": ErrorBody, "description": _REASONS[status]} for status in sorted(statuses)}
+
+
+ON_EVERY_PATH = (400, 421, 500)
+ON_POST = (*ON_EVERY_PATH, 404, 408, 413, 422, 503, 504)
+
+
+def streamed(description: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's note that 200 may also be a stream."""
+    return {200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": description}}
+
+
+def as_json(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")

@@ -1,0 +1,83 @@
+"""GET /v1/models and /adapters: what may be asked for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from adaptive_lora.agents.names import AUTO, MAX_NAME_CHARS
+from adaptive_lora.errors import UnknownAdapter
+from adaptive_lora.serving.routes.common import ON_EVERY_PATH, RuntimeOf, as_json, errors
+from adaptive_lora.serving.runtime import Runtime, rejected_as_list
+from adaptive_lora.serving.schemas.fleet import AdaptersAnswer, ModelBody, ModelsAnswer
+from adaptive_lora.types import BASE
+
+router = APIRouter()
+
+
+@router.get("/adapters", tags=["fleet"], response_model=AdaptersAnswer, responses=errors(*ON_EVERY_PATH, 503))
+async def adapters(runtime: RuntimeOf) -> Response:
+    """The fleet: what is served, and what was found and is not, with the reason."""
+    served = [
+        {
+            "name": version.name,
+            "version": version.version,
+            "id": version.id,
+            "description": version.description,
+            "rank": version.rank,
+            "size_bytes": version.size_bytes,
+            "n_examples": len(version.examples),
+            "state": "ready",
+        }
+        for version in runtime.orchestrator.versions
+    ]
+    body = {
+        "base_model": runtime.settings.model.base_model,
+        "adapters": served,
+        "rejected": rejected_as_list(runtime.rejected),
+    }
+    return as_json(body)
+
+
+@router.get("/v1/models", tags=["OpenAI"], response_model=ModelsAnswer, responses=errors(*ON_EVERY_PATH, 503))
+async def models(runtime: RuntimeOf) -> Response:
+    """`auto`, `base`, each agent, and each version of it."""
+    return as_json({"object": "list", "data": _models(runtime)})
+
+
+@router.get(
+    "/v1/models/{model}",
+    tags=["OpenAI"],
+    response_model=ModelBody,
+    responses=errors(*ON_EVERY_PATH, 404, 503),
+)
+async def model(model: Annotated[str, Path(max_length=MAX_NAME_CHARS)], runtime: RuntimeOf) -> Response:
+    """One entry of the list."""
+    for entry in _models(runtime):
+        if entry["id"] == model:
+            return as_json(entry)
+    raise UnknownAdapter("there is no such model; GET /v1/models lists them")
+
+
+def _models(runtime: Runtime) -> list[dict[str, Any]]:
+    base_model = runtime.settings.model.base_model
+
+    def entry(name: str, *, root: str, parent: str | None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": runtime.created,
+            "owned_by": "adaptive-lora",
+            "root": root,
+            "parent": parent,
+        }
+
+    entries = [entry(AUTO, root=base_model, parent=None), entry(BASE, root=base_model, parent=None)]
+    versions = runtime.orchestrator.versions
+    for name in dict.fromkeys(version.name for version in versions):
+        entries.append(entry(name, root=base_model, parent=BASE))
+    for version in versions:
+        entries.append(entry(version.id, root=base_model, parent=version.name))
+    return entries

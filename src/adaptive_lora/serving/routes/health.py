@@ -1,0 +1,69 @@
+"""GET /live, /ready, /health and /metrics: for probes, people and Prometheus."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from adaptive_lora import __version__
+from adaptive_lora.errors import EngineNotReady, NotFound
+from adaptive_lora.serving.routes.common import ON_EVERY_PATH, RuntimeOf, as_json, errors
+from adaptive_lora.serving.schemas.fleet import HealthAnswer, LiveAnswer, ReadyAnswer
+from adaptive_lora.telemetry.metrics import CONTENT_TYPE
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/live", response_model=LiveAnswer, responses=errors(*ON_EVERY_PATH))
+async def live() -> Response:
+    """The process answers. Says nothing about the engine."""
+    return as_json({"status": "alive"})
+
+
+@router.get("/ready", response_model=ReadyAnswer, responses=errors(*ON_EVERY_PATH, 503))
+async def ready(runtime: RuntimeOf) -> Response:
+    """Requests are served: a canary generation has succeeded, and no stall was noticed since."""
+    if runtime.phase != "ready":
+        raise EngineNotReady(f"{runtime.phase}: {runtime.detail}")
+    return as_json({"status": "ready"})
+
+
+@router.get(
+    "/health",
+    response_model=HealthAnswer,
+    responses=errors(*ON_EVERY_PATH) | {503: {"model": HealthAnswer, "description": "Does not serve; why"}},
+)
+async def health(runtime: RuntimeOf) -> Response:
+    """Everything about this process's state; 200 if it serves, else 503."""
+    stats = await runtime.stats()
+    serving = runtime.phase == "ready"
+    age_s = runtime.canary_age_s
+    body = {
+        "status": runtime.phase,
+        "detail": runtime.detail,
+        "version": __version__,
+        "uptime_s": round(time.monotonic() - runtime.started_at, 3),
+        "base_model": runtime.settings.model.base_model,
+        "engine": asdict(stats) if stats else None,
+        "adapters": [version.id for version in runtime.orchestrator.versions] if serving else [],
+        "rejected": sorted(runtime.rejected),
+        "canary_age_s": None if age_s is None else round(age_s, 3),
+    }
+    return as_json(body, 200 if serving else 503)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=errors(*ON_EVERY_PATH, 404)
+    | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(runtime: RuntimeOf) -> Response:
+    """Prometheus' text format."""
+    if not runtime.settings.monitoring.prometheus_enabled:
+        raise NotFound("metrics are switched off here (monitoring.prometheus_enabled)")
+    await runtime.stats()
+    return Response(runtime.metrics.render(), media_type=None, headers={"content-type": CONTENT_TYPE})

@@ -1,0 +1,1 @@
+"""What goes over the wire, as pydantic models: the edge where JSON becomes types."""

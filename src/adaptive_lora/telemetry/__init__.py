@@ -1,0 +1,1 @@
+"""Metrics and logs. Every room may call it; it calls none."""

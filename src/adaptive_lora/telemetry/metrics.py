@@ -1,0 +1,203 @@
+"""Prometheus metrics, in a registry of their own. `docs/reference/metrics.md` lists them.
+
+Labels are few and bounded: route templates (never paths), agents of the fleet (never the caller's words),
+outcomes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
+
+disable_created_metrics()  # one more series per series, which nobody reads
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+REQUEST_SECONDS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    3.5,
+    5.0,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+    160.0,
+    300.0,
+)
+TTFT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5)
+ROUTING_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1)
+
+
+class EngineGauges(Collector):
+    """The engine's last snapshot. A value that this machine cannot know is absent, not 0 and not NaN."""
+
+    def __init__(self) -> None:
+        self.stats: EngineStats | None = None
+        self.ready = False
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        yield GaugeMetricFamily("adaptive_lora_ready", "1 when requests are served", value=float(self.ready))
+        stats = self.stats
+        if stats is None:
+            return
+        yield GaugeMetricFamily(
+            "lora_active_adapters", "Adapters loaded into the engine", value=stats.loaded_adapters
+        )
+        yield GaugeMetricFamily("lora_queue_size", "Requests waiting in the engine", value=stats.waiting)
+        yield GaugeMetricFamily(
+            "lora_running_requests", "Requests running in the engine", value=stats.running
+        )
+        if stats.kv_cache_usage is not None:
+            yield GaugeMetricFamily(
+                "lora_kv_cache_usage", "Share of the KV cache in use, 0..1", value=stats.kv_cache_usage
+            )
+        if stats.gpu_memory_usage is not None:
+            yield GaugeMetricFamily(
+                "lora_gpu_memory_usage", "Share of GPU memory in use, 0..1", value=stats.gpu_memory_usage
+            )
+
+
+class Metrics:
+    """All metrics of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.engine = EngineGauges()
+        self.registry.register(self.engine)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._requests = Counter(
+            "api_requests",
+            "Requests by outcome: success, error (status 400 and above, or a broken stream), aborted",
+            ["route", "status", "code"],
+            registry=self.registry,
+        )
+        self._latency = Histogram(
+            "api_request_latency_seconds",
+            "From the request's arrival to the last byte of its answer",
+            ["route"],
+            buckets=REQUEST_SECONDS,
+            registry=self.registry,
+        )
+        self._decisions = Counter(
+            "router_decisions", "Routing decisions", ["agent", "reason"], registry=self.registry
+        )
+        self._routing = Histogram(
+            "router_latency_seconds", "Time to decide", buckets=ROUTING_SECONDS, registry=self.registry
+        )
+        self._agent_requests = Counter(
+            "lora_requests",
+            "Generations by agent and outcome: done, error, aborted",
+            ["agent", "outcome"],
+            registry=self.registry,
+        )
+        self._agent_errors = Counter(
+            "lora_request_errors",
+            "Failed generations by error code",
+            ["agent", "code"],
+            registry=self.registry,
+        )
+        self._ttft = Histogram(
+            "lora_time_to_first_token_seconds",
+            "From the decision to the first token, queue included",
+            ["agent"],
+            buckets=TTFT_SECONDS,
+            registry=self.registry,
+        )
+        self._itl = Histogram(
+            "lora_inter_token_latency_seconds",
+            "Time per token after the first one of a choice",
+            ["agent"],
+            buckets=TOKEN_SECONDS,
+            registry=self.registry,
+        )
+        self._prompt_tokens = Counter(
+            "lora_prompt_tokens", "Tokens of prompts", ["agent"], registry=self.registry
+        )
+        self._completion_tokens = Counter(
+            "lora_completion_tokens", "Tokens generated", ["agent"], registry=self.registry
+        )
+
+    def request(self, *, route: str, status: str, code: int, seconds: float) -> None:
+        """Count one HTTP request. `route` is a template; `status` success, error or aborted."""
+        self._requests.labels(route, status, str(code)).inc()
+        self._latency.labels(route).observe(seconds)
+
+    def routed(self, decision: RouteDecision, *, seconds: float) -> None:
+        """Count one decision of the router; an abstention is the reason "abstained"."""
+        self._decisions.labels(decision.agent, decision.reason).inc()
+        self._routing.observe(seconds)
+
+    def meter(self, agent: str, *, started: float) -> AgentMeter:
+        """Meter one generation. `started` is on `time.perf_counter`'s clock."""
+        return AgentMeter(self, agent, started)
+
+    def render(self) -> bytes:
+        """The exposition in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class AgentMeter:
+    """One generation of one agent: call `chunk` for each chunk, then `end` exactly once."""
+
+    __slots__ = ("_agent", "_first", "_itl", "_last", "_metrics", "_n_tokens", "_started")
+
+    def __init__(self, metrics: Metrics, agent: str, started: float) -> None:
+        self._metrics = metrics
+        self._agent = agent
+        self._started = started
+        self._first = True
+        self._n_tokens = 0
+        self._last: dict[int, float] = {}
+        self._itl = metrics._itl.labels(agent)
+
+    def chunk(self, chunk: TokenChunk) -> None:
+        now = time.perf_counter()
+        if self._first:
+            self._first = False
+            self._metrics._ttft.labels(self._agent).observe(now - self._started)
+            self._metrics._prompt_tokens.labels(self._agent).inc(chunk.n_prompt_tokens)
+        n_tokens = chunk.n_tokens
+        if not n_tokens:
+            return
+        self._n_tokens += n_tokens
+        last = self._last.get(chunk.index)
+        if last is not None:
+            per_token = (now - last) / n_tokens
+            for _ in range(n_tokens):
+                self._itl.observe(per_token)
+        self._last[chunk.index] = now
+
+    def error(self, code: str) -> None:
+        self._metrics._agent_errors.labels(self._agent, code).inc()
+
+    def end(self, outcome: str) -> None:
+        """`outcome` is done, error or aborted."""
+        self._metrics._agent_requests.labels(self._agent, outcome).inc()
+        if self._n_tokens:
+            self._metrics._completion_tokens.labels(self._agent).inc(self._n_tokens)
