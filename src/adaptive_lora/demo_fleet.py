@@ -20,7 +20,7 @@ _CHECKOUT_FOLDER = Path(__file__).resolve().parents[2] / "demo" / "fleet"
 
 @dataclass(frozen=True, slots=True)
 class FleetPaths:
-    """What an engine and a catalog load from: a folder or Hugging Face id, and the adapters' folder, if any."""
+    """What an engine and a catalog load from: a folder or Hugging Face id; the adapters' folder, if any."""
 
     base_model: str
     adapters: Path | None
@@ -33,8 +33,9 @@ def folder() -> Path:
     if not (path / "base" / "config.json").is_file():
         where = f"{FOLDER_VARIABLE}={path}" if chosen else str(path)
         raise SettingsError(
-            f"the demo fleet is not at {where} (no base/config.json there): run from a checkout of the repository, "
-            f"build it with `make demo-fleet`, point {FOLDER_VARIABLE} at one, or set model.base_model"
+            f"the demo fleet is not at {where} (no base/config.json there): run from a checkout of the "
+            f"repository, build it with `make demo-fleet`, point {FOLDER_VARIABLE} at one, or set "
+            "model.base_model"
         )
     return path
 
@@ -42,7 +43,7 @@ def folder() -> Path:
 def resolve(model: ModelSettings, adapters: AdaptersSettings) -> FleetPaths:
     """Turn `demo` into folders; leave anything else as configured.
 
-    `adapters.path` wins over the demo's own adapters. Raises SettingsError if a folder that is asked for is absent.
+    `adapters.path` wins over the demo's own adapters. Raises SettingsError if a folder asked for is absent.
     """
     if adapters.path is not None and not adapters.path.is_dir():
         raise SettingsError(f"adapters.path is {adapters.path}, which is not a folder")

@@ -1,32 +1,32 @@
-"""Every error that Adaptive LoRA raises on purpose. Knows no HTTP: the status table lives in `serving/errors.py`.
+"""Every error that Adaptive LoRA raises on purpose. Knows no HTTP: statuses are in `serving/errors.py`.
 
-    AdaptiveLoraError
-    ├── InvalidRequest            the caller's input cannot be served as it is
-    │   ├── InvalidName           a model name that the grammar does not know
-    │   ├── PromptTooLong         prompt + max_tokens do not fit into the model's context
-    │   └── Unsupported           well-formed, but this engine or build cannot do it
-    ├── NotFound
-    │   └── UnknownAdapter        never answered by the base model instead
-    ├── AdapterError              an adapter folder that must not be served
-    │   ├── ManifestInvalid       manifest missing, unreadable, or with unknown or missing fields
-    │   ├── UnsafeFile            weights that are not safetensors, or a file that has no business there
-    │   │   ├── UnsafeLink        a symbolic link, wherever it points
-    │   │   └── UnsafeName        a name outside the grammar: one that leaves the folder, a reserved word
-    │   ├── HashMismatch          a file differs from its manifest
-    │   ├── UnsupportedAdapter    a PEFT method or option that the engine does not serve
-    │   ├── WrongBase             trained for another base model
-    │   ├── RankTooLarge          rank above the engine's max_lora_rank
-    │   ├── WrongModules          target modules or shapes that the base does not have
-    │   └── NonFiniteWeights      NaN or infinity in the weights
-    ├── RouterError
-    │   └── NoCandidates          nothing to choose from
-    ├── EngineError
-    │   ├── EngineNotReady        still loading, or stopped (retryable)
-    │   ├── EngineDead            the engine's process is gone
-    │   ├── Overloaded            the queue is full (retryable)
-    │   ├── DeadlineExceeded      the request ran past its time limit (retryable)
-    │   └── RequestAborted        the caller or an operator stopped it
-    └── SettingsError             a configuration that must not start
+AdaptiveLoraError
+├── InvalidRequest            the caller's input cannot be served as it is
+│   ├── InvalidName           a model name that the grammar does not know
+│   ├── PromptTooLong         prompt + max_tokens do not fit into the model's context
+│   └── Unsupported           well-formed, but this engine or build cannot do it
+├── NotFound
+│   └── UnknownAdapter        never answered by the base model instead
+├── AdapterError              an adapter folder that must not be served
+│   ├── ManifestInvalid       manifest missing, unreadable, or with unknown or missing fields
+│   ├── UnsafeFile            weights that are not safetensors, or a file that has no business there
+│   │   ├── UnsafeLink        a symbolic link, wherever it points
+│   │   └── UnsafeName        a name outside the grammar: one that leaves the folder, a reserved word
+│   ├── HashMismatch          a file differs from its manifest
+│   ├── UnsupportedAdapter    a PEFT method or option that the engine does not serve
+│   ├── WrongBase             trained for another base model
+│   ├── RankTooLarge          rank above the engine's max_lora_rank
+│   ├── WrongModules          target modules or shapes that the base does not have
+│   └── NonFiniteWeights      NaN or infinity in the weights
+├── RouterError
+│   └── NoCandidates          nothing to choose from
+├── EngineError
+│   ├── EngineNotReady        still loading, or stopped (retryable)
+│   ├── EngineDead            the engine's process is gone
+│   ├── Overloaded            the queue is full (retryable)
+│   ├── DeadlineExceeded      the request ran past its time limit (retryable)
+│   └── RequestAborted        the caller or an operator stopped it
+└── SettingsError             a configuration that must not start
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import ClassVar
 
 
 class AdaptiveLoraError(Exception):
-    """Base of the tree. `code` is stable and machine-readable; `message` says what to do, and leaks nothing."""
+    """Base of the tree. `code` is stable, for programs; `message` says what to do, and leaks nothing."""
 
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False

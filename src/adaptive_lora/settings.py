@@ -25,30 +25,48 @@ class Section(BaseModel):
 class ApiSettings(Section):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
-    workers: int = Field(1, ge=1, description="gateway processes; an in-process engine allows exactly 1 (1 per GPU)")
+    workers: int = Field(
+        1, ge=1, description="gateway processes; an in-process engine allows exactly 1 (1 per GPU)"
+    )
     timeout: float = Field(300.0, gt=0, description="seconds that one request may take, queue included")
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="largest request body, in bytes")
-    allowed_hosts: tuple[str, ...] = Field((), description="host names that requests may carry; default: those of a loopback address, else any")
-    max_concurrent_requests: int = Field(256, ge=1, description="requests in flight; beyond it 503 with Retry-After")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="host names that requests may carry; default: those of a loopback address, else any"
+    )
+    max_concurrent_requests: int = Field(
+        256, ge=1, description="requests in flight; beyond it 503 with Retry-After"
+    )
 
 
 class ModelSettings(Section):
     base_model: str = Field("demo", description="'demo', a local folder, or a Hugging Face model id")
-    engine: Literal["vllm", "fake"] = Field("vllm", description="'fake' echoes deterministic text, for tests only")
+    engine: Literal["vllm", "fake"] = Field(
+        "vllm", description="'fake' echoes deterministic text, for tests only"
+    )
     max_model_len: int | None = Field(None, ge=16, description="context in tokens; default: the model's own")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of GPU memory for weights and KV cache")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of GPU memory for weights and KV cache"
+    )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one copy of the model is split over")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="weights and activations")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="weights and activations"
+    )
     seed: int = Field(0, ge=0, description="the engine's seed")
     enforce_eager: bool = Field(False, description="no compilation and no CUDA graphs: slower, starts sooner")
-    kv_cache_bytes: int | None = Field(None, ge=1 << 20, description="KV cache in bytes; default: measured (CPU), or vLLM's (GPU)")
+    kv_cache_bytes: int | None = Field(
+        None, ge=1 << 20, description="KV cache in bytes; default: measured (CPU), or vLLM's (GPU)"
+    )
 
 
 class AdaptersSettings(Section):
-    path: Path | None = Field(None, description="folder of adapters, one sub-folder each; default: the demo's own, or none")
+    path: Path | None = Field(
+        None, description="folder of adapters, one sub-folder each; default: the demo's own, or none"
+    )
     max_loras: int = Field(8, ge=1, le=256, description="adapters in one batch (slots in the engine)")
     max_cpu_loras: int = Field(64, ge=1, description="adapters kept in host memory; at least max_loras")
-    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="largest rank that is accepted")
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(
+        16, description="largest rank that is accepted"
+    )
 
     @model_validator(mode="after")
     def _host_memory_holds_every_slot(self) -> Self:
@@ -61,15 +79,25 @@ class AdaptersSettings(Section):
 
 
 class InferenceSettings(Section):
-    max_batch_size: int = Field(32, ge=1, description="sequences that the engine runs at once (vLLM's max_num_seqs)")
-    enable_streaming: bool = Field(True, description="answer stream=true; when false such requests are refused")
-    cache_enabled: bool = Field(False, description="cache of deterministic answers", json_schema_extra=NOT_ACTIVE)
+    max_batch_size: int = Field(
+        32, ge=1, description="sequences that the engine runs at once (vLLM's max_num_seqs)"
+    )
+    enable_streaming: bool = Field(
+        True, description="answer stream=true; when false such requests are refused"
+    )
+    cache_enabled: bool = Field(
+        False, description="cache of deterministic answers", json_schema_extra=NOT_ACTIVE
+    )
 
 
 class RouterSettings(Section):
-    encoder_path: Path | None = Field(None, description="folder with encoder.onnx and tokenizer.json; default: the shipped one")
+    encoder_path: Path | None = Field(
+        None, description="folder with encoder.onnx and tokenizer.json; default: the shipped one"
+    )
     use_encoder: bool = Field(True, description="false: n-grams only")
-    min_confidence: float | None = Field(None, ge=0, le=1, description="below it the base answers; default: calibrated")
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="below it the base answers; default: calibrated"
+    )
     seed: int = Field(0, ge=0, description="seed of the calibration split")
 
 
@@ -81,7 +109,9 @@ class RateLimitingSettings(Section):
 
 class MonitoringSettings(Section):
     prometheus_enabled: bool = Field(True, description="serve /metrics")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="lowest level that is logged"
+    )
 
 
 class Settings(Section):
@@ -99,7 +129,7 @@ class Settings(Section):
     def _one_worker_per_engine(self) -> Self:
         if self.api.workers > 1:
             raise ValueError(
-                f"api.workers is {self.api.workers}, but the engine runs inside the gateway's process and allows "
-                "exactly 1 (one worker per GPU); start more replicas instead"
+                f"api.workers is {self.api.workers}, but the engine runs inside the gateway's process and "
+                "allows exactly 1 (one worker per GPU); start more replicas instead"
             )
         return self

@@ -1,8 +1,8 @@
 """Read the settings: YAML file, then environment, then flags; say precisely what is wrong with them.
 
-Environment variables are `ADAPTIVE_LORA_` and the key's path joined by `__`: ADAPTIVE_LORA_API__PORT=9000. `BASE_MODEL`
-is the deployment guide's own name for model.base_model. An empty variable counts as not set. (`HF_TOKEN` is no setting:
-huggingface_hub reads it from the environment itself.)
+Environment variables are `ADAPTIVE_LORA_` and the key's path joined by `__`: ADAPTIVE_LORA_API__PORT=9000.
+`BASE_MODEL` is the deployment guide's own name for model.base_model. An empty variable counts as not set.
+(`HF_TOKEN` is no setting: huggingface_hub reads it from the environment itself.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BARE_NAMES = {"BASE_MODEL": "model.base_model"}
 """Variables of the deployment guide that carry no prefix. The prefixed name wins where both are set."""
 
 OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, FOLDER_VARIABLE, "ADAPTIVE_LORA_CPU_LORA"})
-"""Variables with our prefix that are no settings: the file's path, the demo fleet's folder, the CPU plugin's switch."""
+"""Variables with our prefix that are no settings: config file, demo fleet's folder, the CPU plugin's switch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def load_settings(
 ) -> Loaded:
     """Settings from `flags` (by key path) over `environ` over the file over the defaults.
 
-    Without `path` the file is the one that ADAPTIVE_LORA_CONFIG names, or none. Raises SettingsError that names the
-    source, the key and, for an unknown key, the nearest known one; all problems at once, a line each.
+    Without `path` the file is the one that ADAPTIVE_LORA_CONFIG names, or none. Raises SettingsError that names
+    the source, the key and, for an unknown key, the nearest known one; all problems at once, a line each.
     """
     environ = os.environ if environ is None else environ
     if path is None and environ.get(CONFIG_VARIABLE):
@@ -90,7 +90,9 @@ def _from_file(path: Path | None, problems: list[str]) -> Iterator[tuple[str, An
     if tree is None:
         return
     if not isinstance(tree, dict):
-        raise SettingsError(f"{path}: must hold sections ({', '.join(Settings.model_fields)}), not {_kind(tree)}")
+        raise SettingsError(
+            f"{path}: must hold sections ({', '.join(Settings.model_fields)}), not {_kind(tree)}"
+        )
     for section, content in tree.items():
         if section not in Settings.model_fields:
             problems.append(f"{path}: {_unknown(str(section))}")
@@ -125,7 +127,9 @@ def variable(key: str) -> str:
     return PREFIX + key.replace(".", "__").upper()
 
 
-def _validated(values: Mapping[str, tuple[Any, str]], path: Path | None, problems: list[str]) -> Settings | None:
+def _validated(
+    values: Mapping[str, tuple[Any, str]], path: Path | None, problems: list[str]
+) -> Settings | None:
     tree: dict[str, dict[str, Any]] = {}
     for dotted, (value, _) in values.items():
         section, _, key = dotted.partition(".")
@@ -148,7 +152,7 @@ def _warnings(values: Mapping[str, tuple[Any, str]]) -> Iterator[str]:
     for key, field in known_keys().items():
         extra = field.json_schema_extra
         if key in values and isinstance(extra, dict) and extra.get("active") is False:
-            yield f"{values[key][1]}: {key} is not active yet: it is accepted, and has no effect in this release"
+            yield f"{values[key][1]}: {key} is not active yet: accepted, without effect in this release"
 
 
 def _unknown(key: str) -> str:
@@ -157,7 +161,7 @@ def _unknown(key: str) -> str:
 
 
 def _nearest(key: str) -> str | None:
-    """The known section or key most like `key`, also where only its section is wrong; None if nothing is near."""
+    """The known section or key most like `key`, also in another section; None if nothing is near."""
     if "." not in key:
         sections = difflib.get_close_matches(key, Settings.model_fields, n=1)
         if sections:
@@ -188,7 +192,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str) or key in seen:
                 what = f"{key!r} is written twice" if key in seen else f"{key!r} must be a text"
                 raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)

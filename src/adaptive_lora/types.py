@@ -29,7 +29,7 @@ Prompt = str | tuple[ChatMessage, ...]
 class SamplingConfig:
     """How to sample. Names and meanings are vLLM's; `None` leaves vLLM's default.
 
-    `temperature` 0 is greedy. `logprobs` is the number of alternatives per token, 0 for the sampled token only.
+    `temperature` 0 is greedy. `logprobs`: alternatives per token, 0 for the sampled token only.
     """
 
     max_tokens: int = 256
@@ -52,7 +52,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """What an engine is asked to generate. `adapter_id` is an `AdapterVersion.id`, or None for the base model."""
+    """What an engine is asked to generate. `adapter_id` is an `AdapterVersion.id`, or None for the base."""
 
     request_id: str
     prompt: Prompt
@@ -103,7 +103,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """One immutable, content-addressed version of an adapter. New weights are a new version, never a reload."""
+    """One immutable, content-addressed version of an adapter; new weights are a new version."""
 
     name: str
     version: str
