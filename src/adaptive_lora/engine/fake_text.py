@@ -1,5 +1,4 @@
-"""What FakeEngine says: words, token boundaries, log-probabilities, minimal JSON; pure functions of their
-input."""
+"""What FakeEngine says: words, tokens, log-probabilities, minimal JSON; pure functions of their input."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""Grouped multi-LoRA arithmetic in plain torch: which rows go with which adapter, and the products
-themselves.
+"""Grouped multi-LoRA arithmetic in plain torch: which rows go with which adapter, and their products.
 
 A batch has one row per token; `indices[row]` is the slot of the row's adapter, or -1 for the base model.
 Written for CPUs, where the two costs are the dispatch of small operators and the traffic of weights:
 
     plan     the rows are grouped once per step, not once per layer and not once per token
     packing  a layer's A matrices lie side by side in one float32 tensor, laid out for the GEMM: one product
-    shrinks for
-             all slices (q, k, v). float32 because torch's bf16 GEMMs run at 1-10 GFLOP/s on CPUs without
-             native bf16, against 50-70 for float32; the intermediate is float32 in vLLM's GPU kernels too
+             shrinks for all slices (q, k, v). float32, because on CPUs without native bf16 torch's bf16
+             products run at a seventh of the speed or less, and as vLLM's GPU kernels keep this
+             intermediate in float32 too
     grid     short groups (decode: one row per request) are padded to one batched product over the slots
 
 Rows of the base model are in no group, so nothing is ever written to them.

@@ -1,5 +1,4 @@
-"""The `vllm.general_plugins` entry point: puts `GroupedPunicaWrapperCPU` in the place of vLLM's CPU LoRA
-path.
+"""The `vllm.general_plugins` entry point: replaces vLLM's CPU LoRA path by `GroupedPunicaWrapperCPU`.
 
 vLLM loads it in every one of its processes, possibly more than once. It must never break vLLM's start: where
 it does not apply it says why and leaves vLLM as it is.
@@ -48,8 +47,8 @@ def _register() -> None:
     found = getattr(vllm, "__version__", None) or version("vllm")
     if choice != "ours" and not tested(found):
         logger.warning(
-            "CPU multi-LoRA plugin steps aside: it was tested with vLLM %s to %s (exclusive), and this is %s.
-            " "Batches that mix adapters and the base model may be wrong; %s=ours installs it anyway.",
+            "CPU multi-LoRA plugin steps aside: tested with vLLM %s up to, not including, %s; this is %s. "
+            "Batches that mix adapters and the base model may be wrong; %s=ours installs it anyway.",
             *(".".join(map(str, v)) for v in TESTED),
             found,
             ENV,

@@ -1,5 +1,4 @@
-"""vLLM's PunicaWrapper for CPUs, on top of `ops`. One instance per model; vLLM calls it from every layer
-with a LoRA."""
+"""vLLM's PunicaWrapper for CPUs, on top of `ops`. One instance per model, called by every LoRA layer."""
 
 from __future__ import annotations
 
