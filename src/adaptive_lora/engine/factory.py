@@ -8,7 +8,7 @@ from adaptive_lora.settings import AdaptersSettings, InferenceSettings, ModelSet
 
 
 def build_engine(model: ModelSettings, adapters: AdaptersSettings, inference: InferenceSettings) -> Engine:
-    """An engine that has not been started. `model.base_model` is a folder or an id ('demo' is resolved before)."""
+    """An engine, not yet started. `model.base_model` is a folder or an id ('demo' is resolved before)."""
     if model.engine == "fake":
         return FakeEngine(
             model.base_model,

@@ -1,0 +1,188 @@
+"""Throughput of multi-LoRA on a CPU: vLLM without LoRA, with its own LoRA path ("stock") and with ours.
+
+    python benchmarks/bench_cpu_lora.py [--adapters 1 4 8 16] [--repeats 3] [--quick]
+
+One model of 83 M parameters with random weights in bf16, adapters of rank 16 on all seven linear layers, 32
+requests of 256 tokens in and 64 out, spread over the adapters in turn. Prefill is measured with one token out; decode
+is the time of the whole run less that of the prefill. Every configuration runs in a process of its own, started
+once; in each repeat all of them measure one after the other, so that a slow minute of the machine meets all, and
+medians are reported. A process that does not measure is stopped (SIGSTOP), for vLLM's workers poll. Last line: JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _common import make_bench_adapters, make_bench_model, make_prompts, print_result
+
+NUM_REQUESTS, TOKENS_IN, TOKENS_OUT, RANK = 32, 256, 64, 16
+
+
+@dataclass(frozen=True)
+class Configuration:
+    name: str  # base, base_compiled, ours, stock
+    num_adapters: int  # 0: enable_lora=False
+
+
+def measure_here(work: Path, configuration: Configuration, seed: int) -> None:
+    """The child: start the engine, then measure once per line on standard input, one JSON line per answer."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ["ADAPTIVE_LORA_CPU_LORA"] = "stock" if configuration.name == "stock" else "ours"
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    n = configuration.num_adapters
+    options: dict[str, Any] = {"enforce_eager": configuration.name == "base"}
+    if n:
+        options |= {"enable_lora": True, "max_loras": n, "max_lora_rank": RANK}
+    llm = LLM(
+        model=str(work / "model"),
+        dtype="bfloat16",
+        max_model_len=TOKENS_IN + TOKENS_OUT,
+        max_num_seqs=NUM_REQUESTS,
+        kv_cache_memory_bytes=1 << 30,
+        enable_prefix_caching=False,
+        seed=seed,
+        **options,
+    )
+    requests = [LoRARequest(f"adapter-{i}", i + 1, str(work / f"adapters/adapter-{i}")) for i in range(n)]
+    adapters = [requests[i % n] for i in range(NUM_REQUESTS)] if n else None
+
+    def seconds(max_tokens: int, prompts: list[str]) -> float:
+        params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+        start = time.perf_counter()
+        outputs = llm.generate(prompts, params, lora_request=adapters, use_tqdm=False)
+        elapsed = time.perf_counter() - start
+        if sum(len(o.outputs[0].token_ids) for o in outputs) != NUM_REQUESTS * max_tokens:
+            raise RuntimeError("a request ended early")
+        return elapsed
+
+    prompts = make_prompts(NUM_REQUESTS, TOKENS_IN, seed=seed)
+    seconds(2, prompts)  # warm-up: loads the adapters, compiles
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        prefill = seconds(1, prompts)
+        whole = seconds(TOKENS_OUT, prompts)
+        rates = {
+            "prefill": NUM_REQUESTS * TOKENS_IN / prefill,
+            "decode": NUM_REQUESTS * (TOKENS_OUT - 1) / (whole - prefill),
+        }
+        print("rates " + json.dumps(rates), flush=True)
+
+
+class Child:
+    """A configuration's process. Paused whenever it is not asked to measure."""
+
+    def __init__(self, work: Path, configuration: Configuration, seed: int) -> None:
+        self.configuration = configuration
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--child", configuration.name, str(configuration.num_adapters)]
+            + ["--work", str(work), "--seed", str(seed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._read("ready")
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def measure(self) -> dict[str, float]:
+        os.killpg(self._process.pid, signal.SIGCONT)
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        rates: dict[str, float] = json.loads(self._read("rates"))
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        return rates
+
+    def _read(self, word: str) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:  # vLLM prints there too
+            if line.startswith(word):
+                return line.removeprefix(word)
+        raise RuntimeError(f"the process of {self.configuration} ended")
+
+    def close(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def summarise(samples: dict[Configuration, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians in tokens/s, and the medians of the ratios to the base measured in the same repeat."""
+    result: dict[str, Any] = {}
+    base = next(rates for c, rates in samples.items() if c.name == "base")
+    for phase in ("prefill", "decode"):
+        figures: dict[str, Any] = {}
+        ratios: dict[str, Any] = {}
+        for c, rates in samples.items():
+            median = round(statistics.median(r[phase] for r in rates), 1)
+            ratio = round(statistics.median(r[phase] / b[phase] for r, b in zip(rates, base, strict=True)), 3)
+            if c.num_adapters:
+                figures.setdefault(c.name, {})[str(c.num_adapters)] = median
+                ratios.setdefault(c.name, {})[str(c.num_adapters)] = ratio
+            else:
+                figures[c.name] = median
+                ratios[c.name] = ratio
+        result[phase] = {**figures, "ratio_to_base": ratios}
+    return result
+
+
+def bench(adapters: list[int], repeats: int, seed: int, compiled: bool, stock: bool) -> dict[str, Any]:
+    configurations = [Configuration("base", 0)]
+    configurations += [Configuration("base_compiled", 0)] * compiled
+    configurations += [Configuration("ours", n) for n in adapters]
+    configurations += [Configuration("stock", n) for n in adapters] * stock
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        make_bench_model(work / "model", seed=seed)
+        make_bench_adapters(work / "adapters", max(adapters), RANK, base=work / "model", seed=seed)
+        children: list[Child] = []
+        try:
+            for configuration in configurations:
+                print(f"starting {configuration.name} {configuration.num_adapters}", file=sys.stderr)
+                children.append(Child(work, configuration, seed))
+            samples: dict[Configuration, list[dict[str, float]]] = {c: [] for c in configurations}
+            for repeat in range(repeats):
+                for child in children:
+                    rates = child.measure()
+                    samples[child.configuration].append(rates)
+                    print(f"{repeat} {child.configuration} {rates}", file=sys.stderr)
+        finally:
+            for child in children:
+                child.close()
+    return {"cpu_lora": {**summarise(samples), "repeats": repeats, "unit": "tokens/s"}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adapters", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--quick", action="store_true", help="base and ours only, without compiled base and stock"
+    )
+    parser.add_argument("--child", nargs=2, metavar=("NAME", "ADAPTERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        measure_here(args.work, Configuration(args.child[0], int(args.child[1])), args.seed)
+        return
+    result = bench(args.adapters, args.repeats, args.seed, compiled=not args.quick, stock=not args.quick)
+    print_result(result, seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()
