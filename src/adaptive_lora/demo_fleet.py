@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_lora.errors import SettingsError
-from adaptive_lora.settings import AdaptersSettings, ModelSettings
+from adaptive_lora.settings import AdaptersSettings, ModelSettings, Settings
 
 DEMO = "demo"
 """The value of `model.base_model` that means the fleet that this repository trains and ships."""
@@ -52,3 +52,26 @@ def resolve(model: ModelSettings, adapters: AdaptersSettings) -> FleetPaths:
     fleet = folder()
     own = fleet / "adapters"
     return FleetPaths(str(fleet / "base"), adapters.path or (own if own.is_dir() else None))
+
+
+def resolve_settings(settings: Settings) -> Settings:
+    """The same settings with `demo` turned into folders, ready for the rooms that load from them.
+
+    The fake engine reads no model: it keeps the name, and takes the demo's adapters only where they are.
+    """
+    model, adapters = settings.model, settings.adapters
+    if model.engine == "fake":
+        if model.base_model != DEMO or adapters.path is not None:
+            return settings
+        try:
+            paths = FleetPaths(DEMO, resolve(model, adapters).adapters)
+        except SettingsError:
+            return settings
+    else:
+        paths = resolve(model, adapters)
+    return settings.model_copy(
+        update={
+            "model": model.model_copy(update={"base_model": paths.base_model}),
+            "adapters": adapters.model_copy(update={"path": paths.adapters}),
+        }
+    )

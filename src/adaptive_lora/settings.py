@@ -92,7 +92,7 @@ class InferenceSettings(Section):
 
 class RouterSettings(Section):
     encoder_path: Path | None = Field(
-        None, description="folder with encoder.onnx and tokenizer.json; default: the shipped one"
+        None, description="folder that `make encoder` built; default: the shipped one"
     )
     use_encoder: bool = Field(True, description="false: n-grams only")
     min_confidence: float | None = Field(

@@ -1,0 +1,123 @@
+"""adaptive-lora adapters list | verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from adaptive_lora.cli.common import (
+    AdaptersFolder,
+    AsJson,
+    BaseModel,
+    Config,
+    console,
+    output,
+    print_json,
+    settings_from,
+)
+from adaptive_lora.errors import AdapterError, SettingsError
+
+if TYPE_CHECKING:
+    from adaptive_lora.adapters.catalog import Catalog
+    from adaptive_lora.settings import Settings
+
+app = typer.Typer(help="The fleet's files.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_adapters(
+    config: Config = None,
+    base_model: BaseModel = None,
+    adapters: AdaptersFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the adapters that would be served, and those that would be refused. Loads no model."""
+    settings = settings_from(config, {"model.base_model": base_model, "adapters.path": adapters})
+    _show(_catalog(settings), as_json)
+
+
+@app.command("verify")
+def verify(
+    path: Annotated[
+        Path | None, typer.Argument(help="One adapter, or a folder of adapters; default: adapters.path.")
+    ] = None,
+    config: Config = None,
+    base_model: BaseModel = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check adapters as the server does before it loads them. Exit code 1: one is refused, or none found."""
+    if path is not None and not path.is_dir():
+        raise SettingsError(f"{path} is not a folder")
+    settings = settings_from(config, {"model.base_model": base_model, "adapters.path": path})
+    catalog = _catalog_of_one(settings, path) if path and _is_adapter(path) else _catalog(settings)
+    _show(catalog, as_json)
+    if catalog.rejected or not catalog.versions:
+        raise typer.Exit(1)
+
+
+def _is_adapter(path: Path) -> bool:
+    return any((path / name).exists() for name in ("manifest.json", "adapter_config.json"))
+
+
+def _catalog(settings: Settings) -> Catalog:
+    from adaptive_lora.serving import loading
+
+    if settings.adapters.path is None:
+        raise SettingsError("there is no folder of adapters: set adapters.path, or pass one")
+    with console().status(f"checking {settings.adapters.path}"):
+        return loading.load_catalog(settings, loading.describe_base(settings))
+
+
+def _catalog_of_one(settings: Settings, path: Path) -> Catalog:
+    from adaptive_lora.adapters.catalog import Catalog
+    from adaptive_lora.adapters.verify import verify_adapter
+    from adaptive_lora.serving import loading
+
+    base = loading.describe_base(settings)
+    try:
+        return Catalog((verify_adapter(path, base=base, max_rank=settings.adapters.max_lora_rank),))
+    except AdapterError as error:
+        return Catalog(rejected={path.name: error})
+
+
+def _show(catalog: Catalog, as_json: bool) -> None:
+    if as_json:
+        print_json(_as_dict(catalog))
+        return
+    table = Table("agent", "version", "rank", "MB", "description", box=None)
+    for version in catalog.versions:
+        megabytes = f"{version.size_bytes / 1e6:.1f}"
+        table.add_row(
+            Text(version.name), version.version, str(version.rank), megabytes, Text(version.description)
+        )
+    if catalog.versions:
+        output().print(table)
+    elif not catalog.rejected:
+        console().print("no adapters found", style="yellow")
+    for folder, error in catalog.rejected.items():
+        console().print(f"refused: {folder}: {error.message} ({error.code})", style="red", markup=False)
+
+
+def _as_dict(catalog: Catalog) -> dict[str, Any]:
+    return {
+        "adapters": [
+            {
+                "name": version.name,
+                "version": version.version,
+                "id": version.id,
+                "rank": version.rank,
+                "size_bytes": version.size_bytes,
+                "description": version.description,
+                "path": str(version.path),
+            }
+            for version in catalog.versions
+        ],
+        "rejected": [
+            {"folder": folder, "code": error.code, "message": error.message}
+            for folder, error in catalog.rejected.items()
+        ],
+    }

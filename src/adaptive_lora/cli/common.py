@@ -1,0 +1,50 @@
+"""What the commands share: options, loading, output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from adaptive_lora import demo_fleet
+from adaptive_lora.settings import Settings
+from adaptive_lora.settings_loading import CONFIG_VARIABLE, load_settings
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file of settings.", envvar=CONFIG_VARIABLE)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+BaseModel = Annotated[
+    str | None, typer.Option("--base-model", help="'demo', a folder, or a Hugging Face id: model.base_model.")
+]
+AdaptersFolder = Annotated[Path | None, typer.Option("--adapters", help="Folder of adapters: adapters.path.")]
+EngineName = Annotated[str | None, typer.Option("--engine", help="'vllm' or 'fake': model.engine.")]
+
+
+def console() -> Console:
+    """For progress, warnings and errors: stderr, and no colours or spinners unless that is a terminal."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def output() -> Console:
+    """For answers: stdout."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def settings_from(config: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """The settings, `demo` resolved to folders; warnings go to stderr. Raises SettingsError."""
+    loaded = load_settings(config, flags=flags)
+    for warning in loaded.warnings:
+        console().print("warning: " + warning, style="yellow", markup=False)
+    return demo_fleet.resolve_settings(loaded.settings)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout, one line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
