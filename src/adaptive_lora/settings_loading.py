@@ -1,7 +1,8 @@
 """Read the settings: YAML file, then environment, then flags; say precisely what is wrong with them.
 
 Environment variables are `ADAPTIVE_LORA_` and the key's path joined by `__`: ADAPTIVE_LORA_API__PORT=9000.
-`BASE_MODEL` is the deployment guide's own name for model.base_model. An empty variable counts as not set.
+Lists are separated by commas. `BASE_MODEL` is the deployment guide's own name for model.base_model. An empty
+variable counts as not set, `null` unsets what the file sets.
 (`HF_TOKEN` is no setting: huggingface_hub reads it from the environment itself.)
 """
 
@@ -12,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -119,7 +120,18 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
             hint = f"; did you mean {variable(nearest)}?" if nearest else ""
             problems.append(f"environment: {name} is not a known setting{hint}")
         elif value != "":
-            yield key, None if value.lower() in ("null", "none") else value, name
+            yield key, _parsed(value, known_keys()[key]), name
+
+
+def _parsed(text: str, field: FieldInfo) -> object:
+    """A variable's text, as far as pydantic cannot convert it: null, lists, choices between numbers."""
+    if text.lower() in ("null", "none"):
+        return None
+    if get_origin(field.annotation) is tuple:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if get_origin(field.annotation) is Literal and text.isdecimal():
+        return int(text)
+    return text
 
 
 def variable(key: str) -> str:

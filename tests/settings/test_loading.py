@@ -1,0 +1,272 @@
+"""Files, environment and flags become settings, or an error that says what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from adaptive_lora.errors import SettingsError
+from adaptive_lora.settings import Settings
+from adaptive_lora.settings_loading import known_keys, load_settings, variable
+
+SHIPPED = Path(__file__).parents[2] / "configs" / "serving"
+
+GUIDE_PRODUCTION = """\
+# configs/serving/production.yaml
+api:
+  host: "0.0.0.0"
+  port: 8000
+  workers: 1  # 1 worker per GPU
+  timeout: 300
+
+model:
+  base_model: "meta-llama/Meta-Llama-3-8B"
+  max_model_len: 4096
+  gpu_memory_utilization: 0.85
+  tensor_parallel_size: 1  # Increase for multi-GPU
+
+inference:
+  max_batch_size: 32
+  enable_streaming: true
+  cache_enabled: true
+
+rate_limiting:
+  enabled: true
+  requests_per_minute: 60
+  burst_size: 10
+
+monitoring:
+  prometheus_enabled: true
+  log_level: "INFO"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+def fails(path: Path | None = None, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path, environ=environ or {})
+    return caught.value.message
+
+
+def test_the_guides_file_is_shipped_character_for_character() -> None:
+    assert (SHIPPED / "production.yaml").read_text() == GUIDE_PRODUCTION
+
+
+def test_every_value_of_the_guides_file_arrives() -> None:
+    loaded = load_settings(SHIPPED / "production.yaml", environ={})
+    settings = loaded.settings
+    assert (settings.api.host, settings.api.port) == ("0.0.0.0", 8000)
+    assert (settings.api.workers, settings.api.timeout) == (1, 300.0)
+    assert settings.model.base_model == "meta-llama/Meta-Llama-3-8B"
+    assert settings.model.max_model_len == 4096
+    assert settings.model.gpu_memory_utilization == 0.85
+    assert settings.model.tensor_parallel_size == 1
+    assert settings.inference.model_dump() == {
+        "max_batch_size": 32,
+        "enable_streaming": True,
+        "cache_enabled": True,
+    }
+    assert settings.rate_limiting.model_dump() == {
+        "enabled": True,
+        "requests_per_minute": 60,
+        "burst_size": 10,
+    }
+    assert settings.monitoring.prometheus_enabled is True
+    assert settings.monitoring.log_level == "INFO"
+
+
+def test_keys_of_a_later_release_warn_and_no_others() -> None:
+    warnings = load_settings(SHIPPED / "production.yaml", environ={}).warnings
+    named = {warning.split(": ")[1].split(" ")[0] for warning in warnings}
+    assert named == {
+        "inference.cache_enabled",
+        "rate_limiting.enabled",
+        "rate_limiting.requests_per_minute",
+        "rate_limiting.burst_size",
+    }
+    assert all("not active yet" in warning for warning in warnings)
+
+
+def test_the_development_file_loads_without_a_warning() -> None:
+    loaded = load_settings(SHIPPED / "development.yaml", environ={})
+    assert loaded.settings.model.base_model == "demo"
+    assert loaded.warnings == ()
+
+
+def test_nothing_configured_gives_the_defaults() -> None:
+    assert load_settings(environ={}).settings == Settings()
+
+
+def test_flags_beat_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    path = write(tmp_path, "api: {port: 1, timeout: 2, max_body_bytes: 3000}")
+    environ = {"ADAPTIVE_LORA_API__PORT": "10", "ADAPTIVE_LORA_API__TIMEOUT": "20"}
+    api = load_settings(path, environ=environ, flags={"api.port": 100, "api.host": None}).settings.api
+    assert (api.port, api.timeout, api.max_body_bytes, api.host) == (100, 20.0, 3000, "127.0.0.1")
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "api: {port: 1234}")
+    assert load_settings(environ={"ADAPTIVE_LORA_CONFIG": str(path)}).settings.api.port == 1234
+
+
+def test_the_guides_bare_name_works_and_the_prefixed_one_wins() -> None:
+    assert load_settings(environ={"BASE_MODEL": "org/one"}).settings.model.base_model == "org/one"
+    environ = {"BASE_MODEL": "org/one", "ADAPTIVE_LORA_MODEL__BASE_MODEL": "org/two"}
+    assert load_settings(environ=environ).settings.model.base_model == "org/two"
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    environ = {"BASE_MODEL": "", "ADAPTIVE_LORA_API__PORT": ""}
+    assert load_settings(environ=environ).settings == Settings()
+
+
+def test_the_environment_can_unset_what_the_file_sets(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {max_model_len: 99}")
+    environ = {"ADAPTIVE_LORA_MODEL__MAX_MODEL_LEN": "null"}
+    assert load_settings(path, environ=environ).settings.model.max_model_len is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "nearest"),
+    [
+        ("api: {prot: 1}", "api.prot", "api.port"),
+        ("modle: {base_model: x}", "modle", "model"),
+        ("inference: {max_batch: 1}", "inference.max_batch", "inference.max_batch_size"),
+        ("api: {log_level: INFO}", "api.log_level", "monitoring.log_level"),
+        ("model: {max_loras: 4}", "model.max_loras", "adapters.max_loras"),
+    ],
+)
+def test_an_unknown_key_names_file_key_and_nearest(
+    tmp_path: Path, text: str, wrong: str, nearest: str
+) -> None:
+    path = write(tmp_path, text)
+    assert fails(path) == f"{path}: {wrong} is not a known setting; did you mean {nearest}?"
+
+
+def test_an_unknown_variable_with_our_prefix_is_an_error() -> None:
+    message = fails(environ={"ADAPTIVE_LORA_API__PROT": "1"})
+    assert message == (
+        "environment: ADAPTIVE_LORA_API__PROT is not a known setting; did you mean ADAPTIVE_LORA_API__PORT?"
+    )
+
+
+def test_variables_that_are_no_settings_are_left_alone() -> None:
+    environ = {"ADAPTIVE_LORA_DEMO_FLEET": "/x", "ADAPTIVE_LORA_CPU_LORA": "stock", "PORT": "1"}
+    assert load_settings(environ=environ).settings == Settings()
+
+
+def test_a_wrong_type_names_its_source_key_and_value(tmp_path: Path) -> None:
+    path = write(tmp_path, "api: {port: many}")
+    message = fails(path)
+    assert message.startswith(f"{path}: api.port: ")
+    assert "integer" in message
+    assert "'many'" in message
+    assert fails(environ={"ADAPTIVE_LORA_API__PORT": "70000"}).startswith(
+        "ADAPTIVE_LORA_API__PORT: api.port: "
+    )
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "api: {prot: 1, port: many}\nmonitoring: {log_level: LOUD}")
+    lines = fails(path).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"{path}: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("api: {port: 1\n", "is not valid YAML: line"),
+        ("- a\n- b\n", "must hold sections"),
+        ("api: 3\n", "api must hold keys, not a number"),
+        ("api: {port: 1, port: 2}\n", "'port' is written twice"),
+        ("api: {1: 2}\n", "must be a text"),
+        ("api: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
+    ],
+)
+def test_a_broken_file_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    message = fails(path)
+    assert message.startswith(f"{path}: ")
+    assert says in message
+
+
+def test_empty_files_and_sections_are_fine(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, ""), environ={}).settings == Settings()
+    assert load_settings(write(tmp_path, "api:\nmodel:\n"), environ={}).settings == Settings()
+
+
+def test_a_file_that_is_absent_or_no_text_is_named(tmp_path: Path) -> None:
+    assert (
+        fails(tmp_path / "absent.yaml")
+        == f"{tmp_path / 'absent.yaml'}: cannot be read: No such file or directory"
+    )
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert fails(binary) == f"{binary}: is not UTF-8 text"
+
+
+def test_rules_between_keys(tmp_path: Path) -> None:
+    assert "exactly 1 (one worker per GPU)" in fails(write(tmp_path, "api: {workers: 2}"))
+    message = fails(write(tmp_path, "adapters: {max_loras: 100}"))
+    assert "max_cpu_loras (64) must be at least max_loras (100)" in message
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().api.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("key", sorted(known_keys().keys() - {"api.workers"}))
+def test_every_key_is_described_and_read_from_its_variable(key: str) -> None:
+    field = known_keys()[key]
+    assert field.description
+    section, _, name = key.partition(".")
+    other = OTHER_VALUES[key]
+    settings = load_settings(environ={variable(key): other}).settings
+    part = getattr(settings, section)
+    assert isinstance(part, BaseModel)
+    assert getattr(part, name) != field.default
+
+
+OTHER_VALUES = {
+    "api.host": "::1",
+    "api.port": "9000",
+    "api.allowed_hosts": "one.example, two.example",
+    "api.timeout": "7.5",
+    "api.max_body_bytes": "2000",
+    "api.max_concurrent_requests": "3",
+    "model.base_model": "org/name",
+    "model.engine": "fake",
+    "model.max_model_len": "128",
+    "model.gpu_memory_utilization": "0.5",
+    "model.tensor_parallel_size": "2",
+    "model.dtype": "float32",
+    "model.seed": "7",
+    "model.enforce_eager": "true",
+    "model.kv_cache_bytes": "2000000",
+    "adapters.path": "/somewhere",
+    "adapters.max_loras": "4",
+    "adapters.max_cpu_loras": "80",
+    "adapters.max_lora_rank": "32",
+    "inference.max_batch_size": "4",
+    "inference.enable_streaming": "false",
+    "inference.cache_enabled": "true",
+    "router.encoder_path": "/somewhere",
+    "router.use_encoder": "false",
+    "router.min_confidence": "0.5",
+    "router.seed": "7",
+    "rate_limiting.enabled": "true",
+    "rate_limiting.requests_per_minute": "5",
+    "rate_limiting.burst_size": "5",
+    "monitoring.prometheus_enabled": "false",
+    "monitoring.log_level": "DEBUG",
+}
+"""A value unlike the default for every key. (Another api.workers than 1 is refused.)"""
