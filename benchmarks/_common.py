@@ -86,7 +86,7 @@ def make_bench_adapters(
     strength: float = 1.0,
     modules: Sequence[str] = MODULES,
 ) -> list[Path]:
-    """`n` PEFT adapters adapter-0, adapter-1, ... with random weights on `modules`; `strength` scales B @ A."""
+    """`n` PEFT adapters adapter-0, adapter-1, ... with random weights; `strength` scales B @ A."""
     import torch
     from safetensors.torch import save_file
 
@@ -135,7 +135,7 @@ def make_bench_adapters(
 
 
 def make_prompts(n: int, n_tokens: int, *, vocab_size: int = 8192, seed: int = 0) -> list[str]:
-    """`n` prompts of exactly `n_tokens` tokens each for the tokenizer of `make_word_tokenizer`, all different."""
+    """`n` prompts of exactly `n_tokens` tokens for the tokenizer of `make_word_tokenizer`, all different."""
     rng = random.Random(seed)
     return [" ".join(f"w{rng.randrange(3, vocab_size)}" for _ in range(n_tokens)) for _ in range(n)]
 

@@ -2,11 +2,12 @@
 
     python benchmarks/bench_cpu_lora.py [--adapters 1 4 8 16] [--repeats 3] [--quick]
 
-One model of 83 M parameters with random weights in bf16, adapters of rank 16 on all seven linear layers, 32
-requests of 256 tokens in and 64 out, spread over the adapters in turn. Prefill is measured with one token out; decode
-is the time of the whole run less that of the prefill. Every configuration runs in a process of its own, started
-once; in each repeat all of them measure one after the other, so that a slow minute of the machine meets all, and
-medians are reported. A process that does not measure is stopped (SIGSTOP), for vLLM's workers poll. Last line: JSON.
+One model of 83 M parameters with random weights in bf16, adapters of rank 16 on all seven linear layers,
+32 requests of 256 tokens in and 64 out, spread over the adapters in turn. Prefill is measured with one token
+out; decode is the time of the whole run less that of the prefill. Every configuration runs in a process of
+its own, started once; in each repeat all of them measure one after the other, so that a slow minute of the
+machine meets all, and medians are reported. A process that does not measure is stopped (SIGSTOP), for vLLM's
+workers poll. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ class Child:
 
     def __init__(self, work: Path, configuration: Configuration, seed: int) -> None:
         self.configuration = configuration
+        child = ["--child", configuration.name, str(configuration.num_adapters)]
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--child", configuration.name, str(configuration.num_adapters)]
-            + ["--work", str(work), "--seed", str(seed)],
+            [sys.executable, __file__, *child, "--work", str(work), "--seed", str(seed)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""The contract of every engine. Implementations repeat none of it; `tests/engine/conformance.py` holds them to it."""
+"""The contract of every engine; `tests/engine/conformance.py` holds all implementations to it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from adaptive_lora.types import (
 class Engine(Protocol):
     """Generates tokens with the base model or any loaded adapter, all in one heterogeneous batch.
 
-    Life cycle: `start` once, then anything in any order from one event loop, then `stop` once. Before `start` has
-    returned and after `stop`, every other method raises EngineNotReady; once the engine's process has died, EngineDead.
+    Life cycle: `start` once, then anything in any order from one event loop, then `stop` once. Before `start`
+    has returned and after `stop`, every other method raises EngineNotReady; once the engine's process has
+    died, EngineDead.
     """
 
     model_name: str
@@ -34,7 +35,7 @@ class Engine(Protocol):
         ...
 
     async def start(self) -> None:
-        """Load the base model. Never blocks the event loop for long: heavy imports and loading run elsewhere."""
+        """Load the base model. Never blocks the event loop for long: heavy imports run elsewhere."""
         ...
 
     async def stop(self) -> None:
@@ -44,10 +45,11 @@ class Engine(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
         """Stream the chunks of all `sampling.n` choices, interleaved, each choice in order.
 
-        Each choice ends with exactly one chunk that has a `finish_reason`; then the iterator ends. Closing the
-        iterator early (or cancelling the task that reads it) aborts the request in the engine.
-        Raises UnknownAdapter if `adapter_id` is not loaded (the base never answers in its place), PromptTooLong if
-        the prompt leaves no room for one token, InvalidRequest for parameters that the engine refuses.
+        Each choice ends with exactly one chunk that has a `finish_reason`; then the iterator ends. Closing
+        the iterator early (or cancelling the task that reads it) aborts the request in the engine.
+        Raises UnknownAdapter if `adapter_id` is not loaded (the base never answers in its place),
+        PromptTooLong if the prompt leaves no room for one token, InvalidRequest for parameters that the
+        engine refuses.
         """
         ...
 
@@ -57,11 +59,11 @@ class Engine(Protocol):
         config: SamplingConfig | None = None,
         adapter_ids: Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        """Complete every prompt, in order, first choice each. `adapter_ids` is per prompt; None is the base."""
+        """Complete every prompt, in order, first choice each. `adapter_ids` per prompt; None is the base."""
         ...
 
     async def load(self, adapter: AdapterVersion) -> None:
-        """Make `adapter` available. Idempotent for the same id. Raises AdapterError if the engine refuses the files."""
+        """Make `adapter` available. Idempotent. Raises AdapterError if the engine refuses the files."""
         ...
 
     async def unload(self, adapter_id: str) -> None:
@@ -77,7 +79,7 @@ class Engine(Protocol):
         ...
 
     async def abort(self, request_id: str) -> None:
-        """Stop a request: its stream ends with finish_reason "abort" in every unfinished choice. Unknown: no-op."""
+        """Stop a request: every unfinished choice ends with finish_reason "abort". Unknown id: no-op."""
         ...
 
     async def stats(self) -> EngineStats:

@@ -1,0 +1,94 @@
+"""Between our sampling parameters and outputs and vLLM's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from adaptive_lora.errors import EngineError, InvalidRequest
+from adaptive_lora.types import FinishReason, SamplingConfig, TokenLogprob
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "abort": "abort",
+    "repetition": "stop",
+}
+
+
+def to_vllm(config: SamplingConfig, room: int) -> SamplingParams:
+    """vLLM's parameters for one request with `room` tokens of context left. Deltas only.
+
+    Raises InvalidRequest for values out of range.
+    """
+    from vllm.exceptions import VLLMClientError
+    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+    structured = None
+    max_tokens = min(config.max_tokens, room)
+    try:
+        if config.json_schema is not None:
+            structured = (
+                StructuredOutputsParams(json=dict(config.json_schema))
+                if config.json_schema
+                else StructuredOutputsParams(json_object=True)
+            )
+        return SamplingParams(
+            n=config.n,
+            max_tokens=max_tokens,
+            min_tokens=min(config.min_tokens, max_tokens) if max_tokens == room else config.min_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            min_p=config.min_p,
+            seed=config.seed,
+            stop=list(config.stop),
+            logprobs=config.logprobs,
+            presence_penalty=config.presence_penalty,
+            frequency_penalty=config.frequency_penalty,
+            repetition_penalty=config.repetition_penalty,
+            ignore_eos=config.ignore_eos,
+            structured_outputs=structured,
+            output_kind=RequestOutputKind.DELTA,
+        )
+    except (ValueError, TypeError, VLLMClientError) as error:
+        raise invalid(error) from error
+
+
+def invalid(error: Exception) -> InvalidRequest:
+    """vLLM's complaint about a parameter, as ours: the first line, not longer than a line should be."""
+    first = next(iter(str(error).splitlines()), "")
+    return InvalidRequest(f"the engine refuses the request: {first[:300]}")
+
+
+def finish_reason(reason: str | None) -> FinishReason | None:
+    """vLLM's reason as ours. Raises EngineError if the request failed inside the engine."""
+    if reason is None:
+        return None
+    if reason not in _FINISH:
+        raise EngineError("the engine failed to finish the request; see the server's log")
+    return _FINISH[reason]
+
+
+def token_logprobs(
+    token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]] | None, n: int | None
+) -> tuple[TokenLogprob, ...] | None:
+    """vLLM's log-probabilities of one delta; None if the request asked for none. `n` is
+    `SamplingConfig.logprobs`."""
+    if n is None or logprobs is None:
+        return None
+    result = []
+    for token_id, alternatives in zip(token_ids, logprobs, strict=True):
+        sampled = alternatives[token_id]
+        ranked = sorted(alternatives.values(), key=lambda a: -a.logprob)[:n]
+        result.append(
+            TokenLogprob(
+                token=sampled.decoded_token or "",
+                logprob=sampled.logprob,
+                top=tuple((a.decoded_token or "", a.logprob) for a in ranked),
+            )
+        )
+    return tuple(result)

@@ -1,0 +1,93 @@
+"""From our parameters to vLLM's engine arguments and environment. Heavy: imports vllm and transformers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from adaptive_lora.engine import cpu_resources
+from adaptive_lora.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VLLMOptions:
+    """Everything that `VLLMInferenceEngine` takes; meanings and defaults are documented in `settings`."""
+
+    model_name: str
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
+    max_model_len: int | None = None
+    max_num_seqs: int = 32
+    max_loras: int = 8
+    max_cpu_loras: int = 64
+    max_lora_rank: int = 16
+    enable_lora: bool = True
+    dtype: str = "auto"
+    seed: int = 0
+    enforce_eager: bool = False
+    enable_prefix_caching: bool = True
+    kv_cache_bytes: int | None = None
+
+
+def prepare_environment() -> None:
+    """Quiet and private by default: no usage statistics, warnings only. What the user has set stays."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
+    """Keyword arguments for `AsyncEngineArgs`. Raises SettingsError or EngineError for what cannot start."""
+    from vllm.platforms import current_platform
+
+    if options.max_cpu_loras < options.max_loras:
+        raise SettingsError("adapters.max_cpu_loras must be at least adapters.max_loras")
+    arguments: dict[str, Any] = {
+        "model": options.model_name,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "max_model_len": options.max_model_len,
+        "max_num_seqs": options.max_num_seqs,
+        "dtype": options.dtype,
+        "seed": options.seed,
+        "enforce_eager": options.enforce_eager,
+        "enable_prefix_caching": options.enable_prefix_caching,
+        "trust_remote_code": False,
+        "disable_log_stats": False,
+        "enable_log_requests": False,
+    }
+    if options.enable_lora:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": options.max_loras,
+            "max_cpu_loras": options.max_cpu_loras,
+            "max_lora_rank": options.max_lora_rank,
+        }
+    kv_bytes = options.kv_cache_bytes
+    if kv_bytes is None and current_platform.is_cpu():
+        kv_bytes = _cpu_kv_cache_bytes(options)
+    if kv_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = kv_bytes
+    return arguments
+
+
+def _cpu_kv_cache_bytes(options: VLLMOptions) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(options.model_name, trust_remote_code=False).get_text_config()
+    available = cpu_resources.available_memory_bytes()
+    dtype = cpu_resources.dtype_of(config, options.dtype)
+    kv_bytes = cpu_resources.kv_cache_bytes(
+        available=available,
+        weights=cpu_resources.weights_bytes(options.model_name),
+        per_token=cpu_resources.kv_bytes_per_token(config, dtype),
+        max_model_len=options.max_model_len or getattr(config, "max_position_embeddings", None),
+        max_num_seqs=options.max_num_seqs,
+    )
+    logger.info("KV cache: %d MiB of %d MiB free memory", kv_bytes >> 20, available >> 20)
+    return kv_bytes

@@ -1,0 +1,65 @@
+"""Snapshots of vLLM's scheduler and of the accelerator's memory. Imports vllm when called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class SchedulerSnapshot:
+    """The last step's figures, written by vLLM's output loop."""
+
+    running: int = 0
+    kv_cache_usage: float = 0.0
+
+
+def capture_into(snapshot: SchedulerSnapshot) -> Any:
+    """A stat logger class for `AsyncLLM(stat_loggers=[...])` that keeps the last figures and nothing else.
+
+    It derives from vLLM's Prometheus logger because vLLM adds that one unless it is given one: its metrics
+    would stand in our process's registry under vLLM's names and cost time in every step.
+    """
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    class Capture(PrometheusStatLogger):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            """Registers nothing."""
+
+        def record(self, scheduler_stats: Any, *args: Any, **kwargs: Any) -> None:
+            if scheduler_stats is not None:
+                snapshot.running = scheduler_stats.num_running_reqs
+                snapshot.kv_cache_usage = scheduler_stats.kv_cache_usage
+
+        def log(self) -> None: ...
+
+        def log_engine_initialized(self) -> None: ...
+
+        def record_sleep_state(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def record_admission_rejection(self, *args: Any, **kwargs: Any) -> None: ...
+
+    return Capture
+
+
+def gpu_memory_usage(num_devices: int) -> float | None:
+    """Share of the memory in use on the first `num_devices` NVIDIA devices, 0..1; None elsewhere.
+
+    Asks the driver: the engine is another process, whose memory torch's counters here do not see.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        return None
+    from vllm.third_party import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        used = total = 0
+        for device in range(num_devices):
+            index = current_platform.device_id_to_physical_device_id(device)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
+            used, total = used + memory.used, total + memory.total
+        return used / total
+    finally:
+        pynvml.nvmlShutdown()
