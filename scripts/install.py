@@ -172,7 +172,7 @@ def pip_install(venv, *arguments):
 
 
 def install_lock(venv, lock):
-    say(f"installing requirements/{lock.name}")
+    say(f"installing requirements/{lock.name} (large packages: this can take minutes)")
     if lock.name == "torch-cpu.txt":
         # Few retries: where that index cannot be reached, pip goes on with the indexes that it has.
         options = ["--extra-index-url", TORCH_CPU_INDEX, "--retries", "1", "--timeout", "30"]

@@ -1,0 +1,248 @@
+"""Each key does what it says: one test per key, and none may be forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from adaptive_lora.engine.factory import build_engine
+from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.errors import SettingsError
+from adaptive_lora.serving import loading
+from adaptive_lora.serving.api import create_app
+from adaptive_lora.settings import Settings
+from adaptive_lora.settings_loading import known_keys, load_settings
+from adaptive_lora.types import AdapterVersion
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+TESTED: set[str] = set()
+
+
+def key(*names: str) -> Callable[[Test], Test]:
+    """Declares which keys a test is about."""
+    TESTED.update(names)
+    return lambda test: test
+
+
+def settings_of(**sections: dict[str, Any]) -> Settings:
+    sections.setdefault("model", {})
+    sections["model"] = {"engine": "fake", "base_model": "fake-base"} | sections["model"]
+    return Settings.model_validate(sections)
+
+
+@asynccontextmanager
+async def serving(engine: FakeEngine | None = None, **sections: Any) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings_of(**sections), engine=engine)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
+        while (await client.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.01)
+        yield client
+
+
+def test_every_key_has_a_test_of_its_effect() -> None:
+    assert known_keys().keys() == TESTED
+
+
+@key("api.host", "api.port", "monitoring.log_level")
+def test_the_command_binds_the_configured_address_and_logs_from_the_configured_level(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.2", 0))
+        port = probe.getsockname()[1]
+    config = tmp_path / "settings.yaml"
+    logs = {}
+    for level in ("INFO", "ERROR"):
+        config.write_text(
+            f"api: {{host: 127.0.0.2, port: {port}}}\nmodel: {{engine: fake}}\nmonitoring: {{log_level: {level}}}"
+        )
+        command = [sys.executable, "-m", "adaptive_lora", "serve", "--config", str(config)]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as client:
+                assert client.get(f"http://127.0.0.2:{port}/live").status_code == 200
+        finally:
+            server.terminate()
+            logs[level], _ = server.communicate(timeout=60)
+    assert "preparing the engine" in logs["INFO"]
+    assert "preparing the engine" not in logs["ERROR"]
+
+
+@key("api.workers")
+def test_more_than_one_worker_is_refused() -> None:
+    with pytest.raises(SettingsError, match="one worker per GPU"):
+        load_settings(flags={"api.workers": 2}, environ={})
+
+
+@key("api.timeout")
+async def test_a_request_past_the_timeout_ends_with_an_error() -> None:
+    async with serving(FakeEngine(delay_s=0.05), api={"timeout": 0.3}) as client:
+        body = {"prompt": "x", "max_tokens": 256, "ignore_eos": True}
+        answer = await client.post("/generate", json=body)
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+
+
+@key("api.max_body_bytes")
+async def test_a_larger_body_is_refused() -> None:
+    async with serving(api={"max_body_bytes": 1_000}) as client:
+        answer = await client.post("/generate", json={"prompt": "x" * 1_000})
+    assert answer.status_code == 413
+
+
+@key("api.allowed_hosts")
+async def test_another_host_name_is_refused() -> None:
+    async with serving(api={"allowed_hosts": ["127.0.0.1", "one.example"]}) as client:
+        allowed = await client.get("/live", headers={"host": "one.example"})
+        refused = await client.get("/live", headers={"host": "two.example"})
+    assert (allowed.status_code, refused.status_code) == (200, 421)
+
+
+@key("api.max_concurrent_requests")
+async def test_requests_past_the_limit_are_turned_away() -> None:
+    async with serving(FakeEngine(delay_s=0.01), api={"max_concurrent_requests": 1}) as client:
+        body = {"prompt": "x", "max_tokens": 16, "ignore_eos": True}
+        answers = await asyncio.gather(*(client.post("/generate", json=body) for _ in range(3)))
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert all("retry-after" in answer.headers for answer in refused)
+
+
+@key("model.engine", "model.base_model")
+async def test_the_engine_and_the_model_are_the_configured_ones() -> None:
+    settings = settings_of(model={"engine": "fake", "base_model": "org/name"})
+    engine = build_engine(settings.model, settings.adapters, settings.inference)
+    assert isinstance(engine, FakeEngine)
+    assert engine.model_name == "org/name"
+
+
+ENGINE_KEYS = {
+    "model.max_model_len": (128, "max_model_len"),
+    "model.gpu_memory_utilization": (0.5, "gpu_memory_utilization"),
+    "model.tensor_parallel_size": (2, "tensor_parallel_size"),
+    "model.dtype": ("float32", "dtype"),
+    "model.seed": (7, "seed"),
+    "model.enforce_eager": (True, "enforce_eager"),
+    "model.kv_cache_bytes": (2_000_000, "kv_cache_memory_bytes"),
+    "adapters.max_loras": (4, "max_loras"),
+    "adapters.max_cpu_loras": (80, "max_cpu_loras"),
+    "adapters.max_lora_rank": (32, "max_lora_rank"),
+    "inference.max_batch_size": (4, "max_num_seqs"),
+}
+"""Our key, a value unlike its default, and vLLM's argument."""
+
+
+@pytest.mark.vllm
+@key(*ENGINE_KEYS)
+def test_the_engines_keys_become_vllms_arguments() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from adaptive_lora.engine.vllm import VLLMInferenceEngine
+    from adaptive_lora.engine.vllm_args import engine_arguments
+
+    flags: dict[str, Any] = {name: value for name, (value, _) in ENGINE_KEYS.items()}
+    settings = load_settings(environ={}, flags=flags | {"model.base_model": "org/name"}).settings
+    engine = build_engine(settings.model, settings.adapters, settings.inference)
+    assert isinstance(engine, VLLMInferenceEngine)
+    arguments = AsyncEngineArgs(**engine_arguments(engine._options))
+    assert arguments.model == "org/name"
+    for value, argument in ENGINE_KEYS.values():
+        assert getattr(arguments, argument) == value, argument
+
+
+@key("adapters.path")
+async def test_the_fleet_is_read_from_the_configured_folder(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    async with serving(adapters={"path": str(tmp_path)}) as client:
+        fleet = (await client.get("/adapters")).json()
+    assert [entry["folder"] for entry in fleet["rejected"]] == ["broken"]
+
+
+@key("inference.enable_streaming")
+@pytest.mark.parametrize(("enabled", "status"), [(True, 200), (False, 400)])
+async def test_streaming_can_be_switched_off(enabled: bool, status: int) -> None:
+    async with serving(inference={"enable_streaming": enabled}) as client:
+        answer = await client.post("/generate", json={"prompt": "x", "stream": True})
+    assert answer.status_code == status
+
+
+@key("monitoring.prometheus_enabled")
+@pytest.mark.parametrize(("enabled", "status"), [(True, 200), (False, 404)])
+async def test_metrics_can_be_switched_off(enabled: bool, status: int) -> None:
+    async with serving(monitoring={"prometheus_enabled": enabled}) as client:
+        assert (await client.get("/metrics")).status_code == status
+
+
+@key(
+    "inference.cache_enabled",
+    "rate_limiting.enabled",
+    "rate_limiting.requests_per_minute",
+    "rate_limiting.burst_size",
+)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("inference.cache_enabled", True),
+        ("rate_limiting.enabled", True),
+        ("rate_limiting.requests_per_minute", 5),
+        ("rate_limiting.burst_size", 5),
+    ],
+)
+def test_a_key_of_a_later_release_warns(name: str, value: object) -> None:
+    warnings = load_settings(environ={}, flags={name: value}).warnings
+    assert len(warnings) == 1
+    assert f"{name} is not active yet" in warnings[0]
+
+
+def agent(name: str, *examples: str) -> AdapterVersion:
+    return AdapterVersion(name, "0" * 12, Path(name), 8, name, examples, 1)
+
+
+SUMS = agent("sums", *(f"What is {n} plus {n + 3}?" for n in range(20)))
+POEMS = agent("poems", *(f"Write a poem of {n} lines about the sea" for n in range(20)))
+
+
+@key("router.encoder_path", "router.use_encoder")
+def test_the_encoder_is_read_from_its_folder_or_left_out(tmp_path: Path) -> None:
+    absent: dict[str, Any] = {"encoder_path": str(tmp_path)}
+    with pytest.raises(SettingsError, match=r"router\.encoder_path"):
+        loading.fit_router(settings_of(router=absent), (SUMS, POEMS))
+    router = loading.fit_router(settings_of(router=absent | {"use_encoder": False}), (SUMS, POEMS))
+    assert router.route("What is 30 plus 4?").agent in ("sums", "base")
+
+
+@key("router.min_confidence")
+def test_below_the_configured_confidence_the_base_answers() -> None:
+    def route(min_confidence: float) -> str:
+        section = {"use_encoder": False, "min_confidence": min_confidence}
+        return loading.fit_router(settings_of(router=section), (SUMS, POEMS)).route("What is 3 plus 6?").agent
+
+    assert route(0.0) == "sums"
+    assert route(1.0) == "base"
+
+
+@key("router.seed")
+def test_the_seed_reaches_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adaptive_lora.router.router import Router
+
+    seen = []
+    fit = Router.fit
+
+    def spy(*args: Any, **kwargs: Any) -> Router:
+        seen.append(kwargs["seed"])
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(Router, "fit", spy)
+    loading.fit_router(settings_of(router={"seed": 7, "use_encoder": False}), (SUMS, POEMS))
+    assert seen == [7]
