@@ -1,0 +1,72 @@
+"""The examples that a head learns from: cleaned, indexed, and with a report of what was wrong with them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adaptive_lora.router.head import IntArray
+
+MIN_EXAMPLES = 5
+ADVISED_EXAMPLES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleSet:
+    """`labels[i]` is the index in `agents` of the agent that `texts[i]` is an example of."""
+
+    agents: tuple[str, ...]
+    """Agents that can be routed to, sorted; each has at least one example."""
+    texts: tuple[str, ...]
+    labels: IntArray
+    warnings: tuple[str, ...]
+    """For the operator, each with a remedy."""
+
+
+def collect_examples(examples: Mapping[str, Sequence[str]]) -> ExampleSet:
+    """Drop repetitions, and prompts that several agents claim: they say nothing about which one is meant.
+
+    Two prompts are the same if they differ in case and spaces only.
+    """
+    claims: dict[str, set[str]] = defaultdict(set)
+    for agent, prompts in examples.items():
+        for prompt in prompts:
+            claims[_key(prompt)].add(agent)
+    warnings: list[str] = []
+    agents: list[str] = []
+    texts: list[str] = []
+    labels: list[int] = []
+    for agent, prompts in sorted(examples.items()):
+        own = {_key(prompt): prompt for prompt in reversed(prompts)}
+        kept = [prompt for key, prompt in reversed(own.items()) if key and len(claims[key]) == 1]
+        if len(own) < len(prompts):
+            warnings.append(
+                f"{agent}: {len(prompts) - len(own)} repeated examples ignored; replace them by new phrasings"
+            )
+        if contested := sorted({other for key in own for other in claims[key]} - {agent}):
+            n = sum(len(claims[key]) > 1 for key in own)
+            warnings.append(
+                f"{agent}: {n} examples ignored that {', '.join(contested)} claims too; keep each with one "
+                "agent"
+            )
+        if not kept:
+            warnings.append(
+                f"{agent}: no usable example, so it answers explicit calls only; add examples to its manifest"
+            )
+            continue
+        if len(kept) < MIN_EXAMPLES:
+            warnings.append(
+                f"{agent}: only {len(kept)} usable examples, routing to it is a guess; {ADVISED_EXAMPLES} "
+                "are advised"
+            )
+        labels += [len(agents)] * len(kept)
+        agents.append(agent)
+        texts += kept
+    return ExampleSet(tuple(agents), tuple(texts), np.array(labels, np.int64), tuple(warnings))
+
+
+def _key(prompt: str) -> str:
+    return " ".join(prompt.casefold().split())
