@@ -41,7 +41,11 @@ def test_auto_asks_the_router_and_masks_candidates_first(orchestrate: Build) -> 
     router = Recorder("creative")
     plan = orchestrate(router).plan("a poem", parse_name("auto"), explain=True)
     assert router.asked == [("a poem", ("code", "creative"), True)]
-    assert (plan.agent, plan.version, plan.adapter_id) == ("creative", "aaaa00000003", "creative@aaaa00000003")
+    assert (plan.agent, plan.version, plan.adapter_id) == (
+        "creative",
+        "aaaa00000003",
+        "creative@aaaa00000003",
+    )
     assert plan.decision.confidence == 0.75
 
 
@@ -160,8 +164,9 @@ async def test_a_cancelled_reader_aborts_the_request(
     orchestrator = orchestrate()
     plan = orchestrator.plan("x", parse_name("base"))
     task = asyncio.create_task(orchestrator.complete(plan, request_of(None)))
-    while (await engine.stats()).running == 0:
+    for _ in range(100):  # turns of the event loop, far more than it takes
         await asyncio.sleep(0)
+    assert (await engine.stats()).running == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

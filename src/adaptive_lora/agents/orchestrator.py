@@ -149,8 +149,9 @@ class Orchestrator:
         meter = self._metrics.meter(plan.agent, started=time.perf_counter())
         unfinished = request.sampling.n
         outcome = "aborted"
-        chunks = self._engine.generate(request)
+        chunks: AsyncIterator[TokenChunk] | None = None
         try:
+            chunks = self._engine.generate(request)
             while unfinished:
                 chunk = await _next_before(chunks, ends_at, self._timeout_s)
                 meter.chunk(chunk)

@@ -91,7 +91,7 @@ async def _ask_engine(
 ) -> dict[str, Any]:
     """The server's own path, without HTTP. `show` writes the text to stdout as it comes."""
     from adaptive_lora.agents.names import parse_name
-    from adaptive_lora.serving.runtime import Runtime
+    from adaptive_lora.serving.runtime import Runtime, as_prompt
     from adaptive_lora.telemetry.metrics import Metrics
     from adaptive_lora.types import GenerateRequest, SamplingConfig
 
@@ -102,7 +102,7 @@ async def _ask_engine(
         await _wait_until_ready(runtime)
         started = time.perf_counter()
         request_id = f"cli-{uuid.uuid4().hex}"
-        prompt = runtime.as_prompt(text, raw=False)
+        prompt = as_prompt(text, raw=False)
         plan = await runtime.orchestrator.plan_async(prompt, agent_name)
         sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature)
         request = GenerateRequest(request_id, prompt, sampling, plan.adapter_id)

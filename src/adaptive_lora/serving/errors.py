@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -70,6 +71,8 @@ _HTTP_MESSAGES = {
     404: "there is nothing at this path; /docs lists what there is",
     405: "this path does not take this method; the Allow header lists those that it takes",
 }
+_OTHER_KIND = frozenset({"string_type", "list_type"})
+_FIELD = re.compile(r"(?!str$)[a-z][a-z0-9_]*")
 INTERNAL = "something went wrong on the server; its log has the details under this request id"
 
 
@@ -158,19 +161,31 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _explain(error: RequestValidationError, content_type: str) -> tuple[str, str | None]:
-    """The first problem in words, and the field that it is in. Never echoes the caller's input."""
-    problem = error.errors()[0]
+    """The first problem in words, and the field that it is in. Never echoes the caller's values.
+
+    Where a field takes a text or a list, pydantic reports what each of them would have needed: the complaint
+    that it is not the other kind is the last to be shown.
+    """
+    problems = error.errors()
+    problem = next((each for each in problems if each["type"] not in _OTHER_KIND), problems[0])
     if problem["type"] == "json_invalid":
         return f"the body is not valid JSON: {problem['ctx']['error']}", None
     if "json" not in content_type.lower():
         return "send the body as JSON, with the header Content-Type: application/json", None
-    where = ".".join(_plain(part) for part in problem["loc"][1:]) or None
+    where = _where(problem["loc"][1:], whole=problem["type"] == "extra_forbidden")
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = "there is no such field"
     return (f"{where}: {message}" if where else message), where
 
 
-def _plain(part: object) -> str:
-    """A piece of a field's path; what the caller made up is shortened and kept printable."""
-    return str(part)[:64].encode("ascii", "backslashreplace").decode()
+def _where(path: Sequence[int | str], *, whole: bool) -> str | None:
+    """The field's path without the names of pydantic's types in it. `whole` keeps the last piece whatever it
+    is: then the caller made it up, and it is shortened and kept printable."""
+    last = len(path) - 1
+    pieces = [
+        str(part)[:64]
+        for index, part in enumerate(path)
+        if isinstance(part, int) or _FIELD.fullmatch(part) or (whole and index == last)
+    ]
+    return ".".join(pieces).encode("ascii", "backslashreplace").decode() or None

@@ -24,8 +24,29 @@ def describe_base(settings: Settings) -> BaseModelInfo:
     """The base model, as far as adapters must agree with it."""
     if settings.model.engine == "fake":
         return BaseModelInfo(settings.model.base_model)
-    folder = Path(settings.model.base_model)
-    return describe(settings.model.base_model, folder if folder.is_dir() else None)
+    return describe(settings.model.base_model, _base_folder(settings.model.base_model))
+
+
+def is_on_disk(settings: Settings) -> bool:
+    """Whether the base model can be described before an engine has fetched it."""
+    return settings.model.engine == "fake" or _base_folder(settings.model.base_model) is not None
+
+
+def _base_folder(base_model: str) -> Path | None:
+    """The folder itself, or where Hugging Face's cache keeps that id; None if there is neither."""
+    if Path(base_model).is_dir():
+        return Path(base_model)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:
+        return None
+    try:
+        found = try_to_load_from_cache(base_model, "config.json")
+    except HFValidationError:
+        return None
+    folder = Path(found).parent if isinstance(found, str) else None
+    return folder if folder and any(folder.glob("*.safetensors")) else None
 
 
 def load_catalog(settings: Settings, base: BaseModelInfo) -> catalogs.Catalog:
@@ -41,4 +62,6 @@ def fit_router(settings: Settings, versions: Sequence[AdapterVersion]) -> Routes
 
     encoder = load_encoder(settings.router.encoder_path) if settings.router.use_encoder else None
     examples = {version.name: version.examples for version in versions}
-    return Router.fit(examples, encoder=encoder, seed=settings.router.seed)
+    return Router.fit(
+        examples, encoder=encoder, seed=settings.router.seed, min_confidence=settings.router.min_confidence
+    )

@@ -236,9 +236,9 @@ class Intake:
     async def _refuse(
         self, status: int, code: str, message: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """The rest of the body stays unread, so the connection cannot be used again."""
-        request_id = context_of(scope).request_id
-        refusal = error_response(status, code, message, request_id, headers={"connection": "close"})
+        """Answer without the rest of the body, which the server discards as it arrives: closing at once would
+        reset the connection, and the client might never read why."""
+        refusal = error_response(status, code, message, context_of(scope).request_id)
         await refusal(scope, receive, send)
 
 

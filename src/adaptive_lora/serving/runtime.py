@@ -24,7 +24,6 @@ from adaptive_lora.errors import (
     EngineDead,
     EngineError,
     EngineNotReady,
-    InvalidRequest,
 )
 from adaptive_lora.serving import loading
 from adaptive_lora.settings import Settings
@@ -70,7 +69,6 @@ class Runtime:
         self.created = int(time.time())
         self.catalog = catalog
         self.rejected: dict[str, AdapterError] = {}
-        self.has_chat_template = True
         self._engine = engine
         self._router = router
         self._on_failure = on_failure
@@ -97,10 +95,6 @@ class Runtime:
         """Seconds since a generation is known to have worked; None before the first."""
         last = self._last_progress()
         return None if last is None else time.monotonic() - last
-
-    def as_prompt(self, text: str, *, raw: bool) -> Prompt:
-        """A user's turn where the base model has a chat template; the text itself where not, or if `raw`."""
-        return text if raw or not self.has_chat_template else (ChatMessage("user", text),)
 
     def start(self) -> None:
         """Begin to load, in the background of the running event loop."""
@@ -144,6 +138,8 @@ class Runtime:
         self._say("loading the base model")
         starting = asyncio.create_task(engine.start())
         try:
+            if not loading.is_on_disk(self.settings):
+                await starting  # the engine fetches the base model, which adapters are checked against
             base = await asyncio.to_thread(loading.describe_base, self.settings)
             if self.catalog is None:
                 self.catalog = await asyncio.to_thread(loading.load_catalog, self.settings, base)
@@ -155,7 +151,6 @@ class Runtime:
             await starting
         finally:
             starting.cancel()
-        self.has_chat_template = await _has_chat_template(engine)
         served = await self._load_adapters(engine, self.catalog)
         self._orchestrator = Orchestrator(
             engine,
@@ -197,7 +192,7 @@ class Runtime:
         text = version.examples[0] if version and version.examples else CANARY_PROMPT
         request = GenerateRequest(
             f"canary-{uuid.uuid4().hex}",
-            self.as_prompt(text, raw=False),
+            as_prompt(text, raw=False),
             SamplingConfig(max_tokens=CANARY_TOKENS),
             version.id if version else None,
         )
@@ -254,12 +249,10 @@ class Runtime:
             self._on_failure()
 
 
-async def _has_chat_template(engine: Engine) -> bool:
-    try:
-        await engine.count_tokens((ChatMessage("user", CANARY_PROMPT),))
-    except InvalidRequest:
-        return False
-    return True
+def as_prompt(text: str, *, raw: bool) -> Prompt:
+    """A user's turn, which a base model without a chat template reads as plain text; the text itself if
+    `raw`."""
+    return text if raw else (ChatMessage("user", text),)
 
 
 def rejected_as_list(rejected: Mapping[str, AdapterError]) -> list[dict[str, str]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import socket
+import signal
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
 from adaptive_lora.serving.api import create_app
-from adaptive_lora.serving.binding import check_bind
+from adaptive_lora.serving.binding import bind, check_bind, url_of
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.logging import configure_logging
 
@@ -20,21 +21,12 @@ MAX_GRACE_S = 30
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens; a free port is known only then."""
+    """Stops on SIGTERM and Ctrl-C as told to, not as killed by them: a second Ctrl-C does not wait any
+    more."""
 
-    def __init__(self, config: uvicorn.Config, on_listen: Callable[[str], None] | None) -> None:
-        super().__init__(config)
-        self._on_listen = on_listen
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if not self.should_exit and self.servers:
-            host = self.config.host
-            port = self.servers[0].sockets[0].getsockname()[1]
-            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            _log.info("listening on %s", url, extra={"url": url})
-            if self._on_listen is not None:
-                self._on_listen(url)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def run_server(
@@ -42,8 +34,8 @@ def run_server(
 ) -> int:
     """Serve until SIGTERM or Ctrl-C. Returns the process's exit code: 1 if the engine cannot start or dies.
 
-    `on_listen` is told the URL once the socket is bound (port 0 takes a free one). Raises SettingsError as
-    `check_bind` does.
+    `on_listen` is told the URL once the socket is bound (port 0 takes a free one). Raises SettingsError for
+    an address that may not or cannot be bound.
     """
     check_bind(settings, insecure)
     configure_logging(settings.monitoring.log_level)
@@ -57,8 +49,6 @@ def run_server(
     app = create_app(settings, on_failure=give_up)
     config = uvicorn.Config(
         app,
-        host=settings.api.host,
-        port=settings.api.port,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -66,6 +56,11 @@ def run_server(
         proxy_headers=False,
         timeout_graceful_shutdown=MAX_GRACE_S,
     )
-    server = _Server(config, on_listen)
-    server.run()
+    server = _Server(config)
+    with bind(settings.api) as listener:
+        url = url_of(settings.api, listener)
+        _log.info("listening on %s", url, extra={"url": url})
+        if on_listen is not None:
+            on_listen(url)
+        server.run(sockets=[listener])
     return 1 if failed or not server.started else 0

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
 
-disable_created_metrics()  # one more series per series, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per series, which nobody reads
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -18,15 +18,15 @@ from adaptive_lora.serving.context import RequestContext
 from adaptive_lora.serving.errors import fields_of
 from adaptive_lora.serving.openai_wire import usage_fields
 from adaptive_lora.serving.routes.common import ON_POST, ContextOf, RuntimeOf, as_json, errors, streamed
-from adaptive_lora.serving.runtime import Runtime
+from adaptive_lora.serving.runtime import as_prompt
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.generate import (
     BatchAnswer,
+    BatchBody,
     GenerateAnswer,
     GenerateBody,
     GenerateOptions,
     PromptsBatch,
-    RequestsBatch,
     RouteAnswer,
     RouteBody,
 )
@@ -47,12 +47,10 @@ async def generate(body: GenerateBody, runtime: RuntimeOf, context: ContextOf) -
     orchestrator = runtime.orchestrator
     deadline = orchestrator.deadline()
     if not body.stream:
-        return as_json(
-            await _answer(body, body.prompt, context.request_id, runtime, orchestrator, deadline, context)
-        )
+        return as_json(await _answer(body, body.prompt, context.request_id, orchestrator, deadline, context))
     if not runtime.settings.inference.enable_streaming:
         raise Unsupported("streaming is switched off here (inference.enable_streaming): leave out stream")
-    prompt = runtime.as_prompt(body.prompt, raw=body.raw)
+    prompt = as_prompt(body.prompt, raw=body.raw)
     plan = await orchestrator.plan_async(prompt, parse_name(body.adapter))
     context.plans = (plan,)
     chunks = orchestrator.stream(plan, _request(context.request_id, prompt, body, plan), deadline=deadline)
@@ -60,9 +58,7 @@ async def generate(body: GenerateBody, runtime: RuntimeOf, context: ContextOf) -
 
 
 @router.post("/generate/batch", response_model=BatchAnswer, responses=errors(*ON_POST))
-async def generate_batch(
-    body: PromptsBatch | RequestsBatch, runtime: RuntimeOf, context: ContextOf
-) -> Response:
+async def generate_batch(body: BatchBody, runtime: RuntimeOf, context: ContextOf) -> Response:
     """Answer many prompts at once. Results keep the order; an item that fails has its error in its place."""
     orchestrator = runtime.orchestrator
     deadline = orchestrator.deadline()
@@ -75,7 +71,7 @@ async def generate_batch(
     async def one(index: int, options: GenerateOptions, prompt: str) -> dict[str, Any]:
         request_id = f"{context.request_id}-{index}"
         try:
-            return await _answer(options, prompt, request_id, runtime, orchestrator, deadline)
+            return await _answer(options, prompt, request_id, orchestrator, deadline)
         except AdaptiveLoraError as error:
             return fields_of(error, request_id)
 
@@ -113,13 +109,12 @@ async def _answer(
     options: GenerateOptions,
     text: str,
     request_id: str,
-    runtime: Runtime,
     orchestrator: Orchestrator,
     deadline: float,
     context: RequestContext | None = None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    prompt = runtime.as_prompt(text, raw=options.raw)
+    prompt = as_prompt(text, raw=options.raw)
     plan = await orchestrator.plan_async(prompt, parse_name(options.adapter))
     if context is not None:
         context.plans = (plan,)

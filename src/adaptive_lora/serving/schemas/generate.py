@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from adaptive_lora.agents.names import AUTO
 from adaptive_lora.serving import limits
@@ -56,6 +56,16 @@ class RequestsBatch(Strict):
     """Several requests, each with options of its own."""
 
     requests: Annotated[list[GenerateItem], Field(min_length=1, max_length=limits.MAX_BATCH)]
+
+
+def _form(body: object) -> str:
+    return "[requests]" if isinstance(body, dict) and "requests" in body else "[prompts]"
+
+
+BatchBody = Annotated[
+    Annotated[PromptsBatch, Tag("[prompts]")] | Annotated[RequestsBatch, Tag("[requests]")],
+    Discriminator(_form),
+]
 
 
 class GenerateAnswer(BaseModel):

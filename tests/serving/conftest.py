@@ -1,0 +1,122 @@
+"""Applications on FakeEngine: through ASGI (`serve`) and on a real socket (`listen`)."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from adaptive_lora.adapters.catalog import Catalog
+from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.errors import RankTooLarge
+from adaptive_lora.serving.api import create_app
+from adaptive_lora.settings import Settings
+from adaptive_lora.types import BASE, AdapterVersion, RouteDecision
+
+Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+Listen = Callable[..., AbstractAsyncContextManager[int]]
+
+
+class KeywordRouter:
+    """Chooses the agent that the prompt names; else abstains."""
+
+    def route(
+        self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
+    ) -> RouteDecision:
+        for name in candidates or ():
+            if name in prompt:
+                explanation = {"word": name} if explain else {}
+                return RouteDecision(name, 0.9, "routed", {name: 0.9, "other": 0.1}, explanation)
+        return RouteDecision(BASE, 0.2, "abstained", {})
+
+
+CODE = AdapterVersion("code", "3f9c2a000001", Path("code"), 8, "writes code", ("write code",), 1_000)
+CREATIVE = AdapterVersion("creative", "aaaa00000002", Path("creative"), 16, "writes", ("a poem",), 2_000)
+CATALOG = Catalog((CODE, CREATIVE), {"big": RankTooLarge("rank 512 is too large")})
+
+
+def settings_of(**sections: dict[str, Any]) -> Settings:
+    model = {"engine": "fake", "base_model": "fake-base", **sections.pop("model", {})}
+    return Settings.model_validate({"model": model, **sections})
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def build(engine: FakeEngine) -> Callable[..., FastAPI]:
+    def _build(**sections: Any) -> FastAPI:
+        return create_app(settings_of(**sections), engine=engine, catalog=CATALOG, router=KeywordRouter())
+
+    return _build
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it; a minute is for machines that are busy with something else."""
+    async with asyncio.timeout(60):
+        for _ in itertools.count():
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def ready(client: httpx.AsyncClient) -> None:
+    for _ in range(1_000):
+        if (await client.get("/ready")).status_code == 200:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError((await client.get("/health")).text)
+
+
+@pytest.fixture
+def serve(build: Callable[..., FastAPI]) -> Serve:
+    @asynccontextmanager
+    async def _serve(**sections: Any) -> AsyncIterator[httpx.AsyncClient]:
+        app = build(**sections)
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+        ):
+            await ready(client)
+            yield client
+
+    return _serve
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
+    async with serve() as client:
+        yield client
+
+
+@pytest.fixture
+def listen(build: Callable[..., FastAPI]) -> Listen:
+    """A real uvicorn on a free loopback port, in this event loop. Yields the port."""
+
+    @asynccontextmanager
+    async def _listen(**sections: Any) -> AsyncIterator[int]:
+        config = uvicorn.Config(
+            build(**sections), port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
+        )
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve())
+        await until(lambda: server.started or task.done())
+        port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                await ready(client)
+            yield port
+        finally:
+            server.should_exit = True
+            await task
+
+    return _listen

@@ -1,0 +1,187 @@
+"""From the first second to the last: loading, failing, stalling, stopping."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from adaptive_lora.adapters.catalog import Catalog
+from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.errors import AdapterError, EngineError, WrongModules
+from adaptive_lora.serving import runtime as runtimes
+from adaptive_lora.serving.api import create_app
+from adaptive_lora.serving.runtime import Runtime
+from adaptive_lora.types import AdapterVersion
+from tests.serving.conftest import CATALOG, KeywordRouter, ready, settings_of, until
+
+
+@asynccontextmanager
+async def started(engine: Any, **given: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Runtime, list[str]]]:
+    failures: list[str] = []
+    given = {"catalog": CATALOG, "router": KeywordRouter(), **given}
+    app = create_app(settings_of(), engine=engine, on_failure=lambda: failures.append("failed"), **given)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
+        yield client, app.state.runtime, failures
+
+
+async def until_phase(runtime: Runtime, phase: str) -> None:
+    await until(lambda: runtime.phase == phase)
+
+
+async def test_while_loading_it_is_live_and_not_ready() -> None:
+    async with started(FakeEngine(start_delay_s=60)) as (client, _, _):
+        assert (await client.get("/live")).status_code == 200
+        response = await client.get("/ready")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_not_ready")
+        assert response.headers["retry-after"] == "1"
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "starting")
+        metrics = (await client.get("/metrics")).text
+        assert "adaptive_lora_ready 0.0" in metrics
+        for path, body in [
+            ("/generate", {"prompt": "x"}),
+            ("/v1/completions", {"prompt": "x"}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+            ("/route", {"prompt": "x"}),
+        ]:
+            refused = await client.post(path, json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_not_ready")
+        assert (await client.get("/v1/models")).status_code == 503
+
+
+async def test_ready_means_that_base_and_agents_have_generated(engine: FakeEngine) -> None:
+    asked: list[str | None] = []
+    generate = engine.generate
+
+    def recording(request: Any) -> Any:
+        asked.append(request.adapter_id)
+        return generate(request)
+
+    engine.generate = recording  # type: ignore[method-assign]
+    async with started(engine) as (client, _, _):
+        await ready(client)
+        health = (await client.get("/health")).json()
+    assert asked == [None, "code@3f9c2a000001", "creative@aaaa00000002"]
+    assert health["status"] == "ready"
+    assert health["adapters"] == ["code@3f9c2a000001", "creative@aaaa00000002"]
+    assert health["rejected"] == ["big"]
+    assert health["engine"]["loaded_adapters"] == 2
+
+
+@pytest.mark.parametrize("error", [EngineError("no memory for the KV cache"), RuntimeError("secret")])
+async def test_an_engine_that_cannot_start_says_why(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(FakeEngine):
+        async def start(self) -> None:
+            raise error
+
+    async with started(Broken()) as (client, runtime, failures):
+        await until_phase(runtime, "failed")
+        health = await client.get("/health")
+        not_ready = await client.get("/ready")
+        assert (await client.get("/live")).status_code == 200
+    reason = "no memory" if isinstance(error, EngineError) else "RuntimeError"
+    for response in (health, not_ready):
+        assert response.status_code == 503
+        assert reason in response.text
+        assert "secret" not in response.text
+    assert failures == ["failed"]
+    assert any("cannot serve" in record.message for record in caplog.records)
+
+
+async def test_an_adapter_that_the_engine_refuses_keeps_nobody_out() -> None:
+    class Picky(FakeEngine):
+        async def load(self, adapter: AdapterVersion) -> None:
+            if adapter.name == "creative":
+                raise WrongModules("it has no such layer")
+            await super().load(adapter)
+
+    async with started(Picky()) as (client, _, _):
+        await ready(client)
+        body = (await client.get("/adapters")).json()
+        routed = (await client.post("/generate", json={"prompt": "creative"})).json()
+    assert [adapter["name"] for adapter in body["adapters"]] == ["code"]
+    assert [(each["folder"], each["code"]) for each in body["rejected"]] == [
+        ("big", "rank_too_large"),
+        ("creative", "wrong_modules"),
+    ]
+    assert routed["adapter"] == "base"
+
+
+async def test_an_adapter_that_does_not_generate_is_not_served(engine: FakeEngine) -> None:
+    generate = engine.generate
+
+    def failing(request: Any) -> Any:
+        if request.adapter_id == "code@3f9c2a000001":
+            raise EngineError("it breaks")
+        return generate(request)
+
+    engine.generate = failing  # type: ignore[method-assign]
+    async with started(engine) as (client, runtime, _):
+        await ready(client)
+        assert [adapter["name"] for adapter in (await client.get("/adapters")).json()["adapters"]] == [
+            "creative"
+        ]
+        assert isinstance(runtime.rejected["code"], AdapterError)
+
+
+async def test_without_adapters_the_base_serves(engine: FakeEngine) -> None:
+    async with started(engine, catalog=Catalog(), router=None) as (client, _, _):
+        await ready(client)
+        body = (await client.post("/generate", json={"prompt": "x"})).json()
+        routed = (await client.post("/route", json={"prompt": "x"})).json()
+    assert body["adapter"] == "base"
+    assert routed["reason"] == "no_candidates"
+
+
+async def test_a_dead_engine_is_noticed(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "WATCH_INTERVAL_S", 0.01)
+    async with started(engine) as (client, runtime, failures):
+        await ready(client)
+        engine.die()
+        await until_phase(runtime, "failed")
+        refused = await client.post("/generate", json={"prompt": "x"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_not_ready")
+        assert "process is gone" in (await client.get("/health")).json()["detail"]
+    assert failures == ["failed"]
+
+
+async def test_an_engine_that_hangs_is_not_ready_until_it_generates_again(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(engine) as (client, runtime, failures):
+        await ready(client)
+        monkeypatch.setattr(runtimes, "WATCH_INTERVAL_S", 0.01)
+        monkeypatch.setattr(runtimes, "IDLE_BEFORE_CANARY_S", 0.0)
+        monkeypatch.setattr(runtimes, "CANARY_TIMEOUT_S", 0.5)
+        runtime._tasks[0].cancel()
+        runtime._tasks.append(asyncio.create_task(_watching(runtime)))
+        engine._delay_s = 60
+        await until_phase(runtime, "stalled")
+        assert (await client.get("/ready")).status_code == 503
+        assert (await client.get("/health")).json()["status"] == "stalled"
+        engine._delay_s = 0
+        await until_phase(runtime, "ready")
+        assert (await client.get("/ready")).status_code == 200
+    assert failures == []
+
+
+async def _watching(runtime: Runtime) -> None:
+    while True:
+        await asyncio.sleep(runtimes.WATCH_INTERVAL_S)
+        await runtime._watch()
+
+
+async def test_stopping_stops_the_engine(engine: FakeEngine) -> None:
+    async with started(engine) as (client, runtime, _):
+        await ready(client)
+    assert runtime.phase == "stopped"
+    assert engine._state == "stopped"
