@@ -183,7 +183,8 @@ async def test_completions_default_to_16_tokens(client: httpx.AsyncClient) -> No
     "options",
     [
         {"prompt": [1, 2, 3]}, {"prompt": [[1, 2], [3]]}, {"prompt": []}, {"suffix": "x"}, {"echo": True},
-        {"best_of": 2}, {"prompt": ["x"] * 65, "n": 2}, {"prompt": ["x", "y"], "stream": True}, {"logprobs": 6},
+        {"best_of": 2}, {"prompt": ["x"] * 65, "n": 2}, {"prompt": ["x", "y"], "stream": True},
+        {"logprobs": 6},
     ],
 )  # fmt: skip
 async def test_completions_refuse_what_they_do_not_serve(

@@ -52,7 +52,7 @@ ON_POST = (*ON_EVERY_PATH, 404, 408, 413, 422, 503, 504)
 
 def streamed(description: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's note that 200 may also be a stream."""
-    return {200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": description}}
+    return {200: {"content": {MEDIA_TYPE: {}}, "description": description}}
 
 
 def as_json(body: object, status: int = 200) -> Response:

@@ -148,12 +148,14 @@ class CompletionBody(OpenAIBody):
     )
     max_tokens: MaxTokens | None = Field(None, description="default: 16, as OpenAI's")
     logprobs: int | None = Field(None, ge=0, le=limits.MAX_COMPLETION_LOGPROBS)
-    echo: Literal[False] | None = Field(None, description="true is not served")
-    best_of: Literal[1] | None = Field(None, description="more than 1 is not served")
+    echo: bool | None = Field(None, description="true is not served")
+    best_of: int | None = Field(None, ge=1, le=1, description="more than 1 is not served")
     suffix: Refused
 
     @model_validator(mode="after")
     def _fits_together(self) -> CompletionBody:
+        if self.echo:
+            raise ValueError("echo is not served: leave it out")
         n_prompts = 1 if isinstance(self.prompt, str) else len(self.prompt)
         if n_prompts * (self.n or 1) > limits.MAX_CHOICES:
             raise ValueError(f"prompts times n is more than {limits.MAX_CHOICES}")
