@@ -18,17 +18,19 @@ L2 = 0.1
 """Chosen on CLINC150's validation split; from 0.03 to 0.3 top-1 accuracy moves by less than half a point."""
 
 _MAX_STEPS = 300
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-4
 
 
 def fit_dual(kernel: FloatArray, labels: IntArray, n_classes: int, l2: float = L2) -> FloatArray:
     """Coefficients float32[n, n_classes] such that `kernel @ coefficients` are the examples' logits.
 
     kernel: float32[n, n], positive semi-definite. labels: int64[n], 0 .. n_classes - 1. Stops when no
-    residual of the optimality condition exceeds 0.001. Memory and time grow with n^2 and n^3: about a second
+    residual of the optimality condition exceeds 0.0001. Memory and time grow with n^2 and n^3: about a second
     at n = 1,500.
     """
     n = len(labels)
+    if n == 0:
+        return np.zeros((0, n_classes), np.float32)
     target = np.eye(n_classes, dtype=np.float32)[labels]
     # The Hessian of the cross entropy in the logits is at most I/2.
     step = np.linalg.inv(kernel / 2 + np.float32(l2) * np.eye(n, dtype=np.float32)).astype(np.float32)

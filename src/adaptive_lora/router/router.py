@@ -169,6 +169,8 @@ class Router:
 
     def _similarity(self, ngrams: Ngrams, prompt: str) -> FloatArray:
         """float32[n examples]: the kernel between the prompt and every example."""
+        if not ngrams.text.strip():  # the encoder has an opinion on nothing at all, too
+            return np.zeros(len(self._owners), np.float32)
         similarity: FloatArray = ngrams.value @ self._by_bucket[ngrams.bucket]
         if self._encoder is not None and self._vectors is not None:
             similarity = similarity + self._vectors @ self._encoder.encode([prompt])[0]
