@@ -49,10 +49,10 @@ def settings_page() -> str:
         GENERATED,
         "# Settings\n",
         "One tree, from a YAML file (`adaptive-lora serve --config FILE`, or `ADAPTIVE_LORA_CONFIG=FILE`),",
-        "overridden by environment variables, overridden by flags. A key's variable is `ADAPTIVE_LORA_` and its",
-        f"path joined by `__`: `api.port` is `{variable('api.port')}`. Lists are separated by commas; `null`",
-        "unsets what the file sets; an empty variable counts as not set. Unknown keys, and unknown variables",
-        "with that prefix, are errors.\n",
+        "overridden by environment variables, overridden by flags. A key's variable is `ADAPTIVE_LORA_` and",
+        f"its path joined by `__`: `api.port` is `{variable('api.port')}`. Lists are separated by commas;",
+        "`null` unsets what the file sets; an empty variable counts as not set. Unknown keys, and unknown",
+        "variables with that prefix, are errors.\n",
         *(f"`{name}` is another name for `{key}`." for name, key in BARE_NAMES.items()),
         "`HF_TOKEN` is read by huggingface_hub when it downloads a model. Not settings, but read by us too:",
         ", ".join(f"`{name}`" for name in sorted(OTHER_VARIABLES)) + ".\n",
@@ -79,8 +79,8 @@ def cli_page() -> str:
     lines = [
         GENERATED,
         "# Command line\n",
-        "Answers go to stdout; progress, warnings and errors to stderr. Exit code 0: done; 1: an error, told in",
-        "one line; 2: the command was not understood. `python -m adaptive_lora` is the same command.",
+        "Answers go to stdout; progress, warnings and errors to stderr. Exit code 0: done; 1: an error, told",
+        "in one line; 2: the command was not understood. `python -m adaptive_lora` is the same command.",
     ]
     lines += _command_lines(typer.main.get_command(app), "adaptive-lora", 2)
     return "\n".join(lines) + "\n"

@@ -5,8 +5,8 @@
     python3 scripts/install.py dev        that, and what tests and checks need
     python3 scripts/install.py encoder    serve, and what builds the router's encoder
 
-ENGINE=cpu|gpu forces the build. VENV names another folder than .venv. Standard library only, and no syntax newer
-than Python 3.7: it must be able to say in plain words that the Python it was started with is too old.
+ENGINE=cpu|gpu forces the build. VENV names another folder than .venv. Standard library only, and no syntax
+newer than Python 3.7: it must be able to say in plain words that the Python it was started with is too old.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ PYTHONS = ((3, 11), (3, 12), (3, 13))
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 LAYERS = {"serve": (), "train": ("train",), "dev": ("train", "dev"), "encoder": ("encoder",)}
 
-# vllm 0.32.0's wheel on PyPI brings CUDA 13 (requirements/gpu.txt), which needs a driver of branch 580 or later and
-# compute capability 7.5 or later (NVIDIA, release notes of the CUDA toolkit 13). The deployment guide counts about
-# 16 GB for an 8 B model; cards of that class report a little less.
+# vllm 0.32.0's wheel on PyPI brings CUDA 13 (requirements/gpu.txt), which needs a driver of branch 580 or later
+# and compute capability 7.5 or later (NVIDIA, release notes of the CUDA toolkit 13). The deployment guide counts
+# about 16 GB for an 8 B model; cards of that class report a little less.
 MIN_DRIVER = 580
 MIN_COMPUTE_CAPABILITY = 7.5
 MIN_GPU_MEMORY_MIB = 15000
@@ -73,8 +73,8 @@ def find_python(current=sys.executable):
         if path and version_of(path) in PYTHONS:
             return path
     raise Stop(
-        f"Python 3.11, 3.12 or 3.13 is needed, this is {platform.python_version()}. Install one (Debian, Ubuntu: "
-        "apt-get install python3.11 python3.11-venv) or name it: make PYTHON=/path/to/python3.11 ..."
+        f"Python 3.11, 3.12 or 3.13 is needed, this is {platform.python_version()}. Install one (Debian, "
+        "Ubuntu: apt-get install python3.11 python3.11-venv) or name it: make PYTHON=/path/to/python3.11 ..."
     )
 
 
@@ -172,7 +172,7 @@ def pip_install(venv, *arguments):
 
 
 def install_lock(venv, lock):
-    say(f"installing requirements/{lock.name} (large packages: this can take minutes)")
+    say(f"installing requirements/{lock.name} (this can take minutes)")
     if lock.name == "torch-cpu.txt":
         # Few retries: where that index cannot be reached, pip goes on with the indexes that it has.
         options = ["--extra-index-url", TORCH_CPU_INDEX, "--retries", "1", "--timeout", "30"]

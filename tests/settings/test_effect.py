@@ -6,6 +6,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,8 +48,9 @@ async def serving(engine: FakeEngine | None = None, **sections: Any) -> AsyncIte
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
     ):
-        while (await client.get("/ready")).status_code != 200:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - it is a server's state
+                await asyncio.sleep(0.01)
         yield client
 
 
@@ -65,18 +67,28 @@ def test_the_command_binds_the_configured_address_and_logs_from_the_configured_l
     logs = {}
     for level in ("INFO", "ERROR"):
         config.write_text(
-            f"api: {{host: 127.0.0.2, port: {port}}}\nmodel: {{engine: fake}}\nmonitoring: {{log_level: {level}}}"
+            f"api: {{host: 127.0.0.2, port: {port}}}\nmodel: {{engine: fake}}\n"
+            f"monitoring: {{log_level: {level}}}\n"
         )
         command = [sys.executable, "-m", "adaptive_lora", "serve", "--config", str(config)]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as client:
-                assert client.get(f"http://127.0.0.2:{port}/live").status_code == 200
+            assert answers(f"http://127.0.0.2:{port}/live", while_running=server)
         finally:
             server.terminate()
             logs[level], _ = server.communicate(timeout=60)
     assert "preparing the engine" in logs["INFO"]
     assert "preparing the engine" not in logs["ERROR"]
+
+
+def answers(url: str, while_running: subprocess.Popen[str]) -> bool:
+    """Whether the server answers before its process ends."""
+    while while_running.poll() is None:
+        try:
+            return httpx.get(url).status_code == 200
+        except httpx.ConnectError:
+            time.sleep(0.1)
+    return False
 
 
 @key("api.workers")
