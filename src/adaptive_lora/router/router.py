@@ -129,7 +129,8 @@ class Router:
     ) -> RouteDecision:
         """Choose among `candidates` (default: all agents), or the base model if none will do.
 
-        Without any candidate the base answers, reason "no_candidates". `explain` fills the decision's `explanation` (see `explain.explain`).
+        Without any candidate the base answers, reason "no_candidates". `explain` fills the decision's
+        `explanation` (see `explain.explain`).
         """
         columns = self._columns(candidates)
         if not columns:
