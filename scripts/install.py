@@ -22,8 +22,8 @@ PYTHONS = ((3, 11), (3, 12), (3, 13))
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 LAYERS = {"serve": (), "train": ("train",), "dev": ("train", "dev"), "encoder": ("encoder",)}
 
-# vllm 0.32.0's wheel on PyPI brings CUDA 13 (requirements/gpu.txt), which needs a driver of branch 580 or later
-# and compute capability 7.5 or later (NVIDIA, release notes of the CUDA toolkit 13). The deployment guide counts
+# vllm 0.32.0's wheel on PyPI brings CUDA 13 (requirements/gpu.txt): a driver of branch 580 or later, and
+# compute capability 7.5 or later (NVIDIA, release notes of the CUDA toolkit 13). The deployment guide counts
 # about 16 GB for an 8 B model; cards of that class report a little less.
 MIN_DRIVER = 580
 MIN_COMPUTE_CAPABILITY = 7.5
@@ -158,7 +158,7 @@ def make_venv(python, venv):
     if "ensurepip" in text or "No module named venv" in text:
         major, minor = version_of(python) or PYTHONS[0]
         raise Stop(
-            f"{python} cannot make virtual environments: that part of Python is not installed. Debian, Ubuntu: "
+            f"{python} cannot make virtual environments: that part of Python is not installed. Debian: "
             f"apt-get install python{major}.{minor}-venv"
         )
     raise Stop(f"{' '.join(command)} failed:\n{text}")

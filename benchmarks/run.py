@@ -1,0 +1,41 @@
+"""Run the CPU LoRA and the server benchmark; print their results as one last line of JSON.
+
+    python -m benchmarks.run
+
+Each benchmark runs in a process of its own, so that one's engine leaves nothing behind for the other.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+BENCHMARKS = {"cpu_lora": "benchmarks.bench_cpu_lora", "server": "benchmarks.bench_server"}
+
+
+def run(module: str) -> dict[str, Any]:
+    """The JSON object in the last line that the benchmark prints; all else is passed through."""
+    last = ""
+    with subprocess.Popen([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            last = line if line.strip() else last
+    if process.returncode != 0:
+        sys.exit(f"{module} failed with exit code {process.returncode}")
+    try:
+        result = json.loads(last)
+    except ValueError:
+        sys.exit(f"the last line of {module} is not JSON: {last!r}")
+    if not isinstance(result, dict):
+        sys.exit(f"the last line of {module} is not a JSON object")
+    return result
+
+
+def main() -> None:
+    print(json.dumps({name: run(module) for name, module in BENCHMARKS.items()}))
+
+
+if __name__ == "__main__":
+    main()
