@@ -11,8 +11,6 @@ GIB = 1 << 30
 BLOCK_TOKENS = 128
 """vLLM's block size on CPUs; every sequence holds whole blocks."""
 
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
 
 def available_memory_bytes() -> int:
     """Memory that can be had without swapping: the machine's, or the control group's where that is less."""
@@ -50,7 +48,7 @@ def kv_bytes_per_token(config: Any, dtype: str) -> int | None:
         layers = config.num_hidden_layers
     except AttributeError:
         return None
-    return int(2 * layers * heads * head_size * _DTYPE_BYTES.get(dtype, 2))
+    return int(2 * layers * heads * head_size * (4 if dtype == "float32" else 2))
 
 
 def kv_cache_bytes(
@@ -76,9 +74,24 @@ def kv_cache_bytes(
     return min(wanted, budget)
 
 
-def dtype_of(config: Any, dtype: str) -> str:
-    """The name of the type that the engine will compute in, from the setting and a transformers config."""
-    if dtype != "auto":
-        return dtype
-    own = str(getattr(config, "dtype", None) or getattr(config, "torch_dtype", None) or "float32")
-    return own.removeprefix("torch.")
+def native_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices at a useful speed.
+
+    On x86 below AVX-512 oneDNN has no bf16 product: vLLM falls back to torch's, which takes several times as
+    long as float32.
+    """
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    fields = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
+    if "flags" in fields:  # x86
+        return "avx512f" in fields["flags"]
+    return "bf16" in fields.get("Features", ["bf16"])  # Arm; elsewhere vLLM decides
+
+
+def best_dtype(dtype: str, weights: int, available: int) -> str:
+    """What to compute in on this CPU: `dtype` unless it is "auto" and float32 is faster and fits.
+
+    `weights` is the size of the model's files, in bf16 or larger; float32 may double it.
+    """
+    if dtype == "auto" and not native_bf16() and 2 * weights < available // 2:
+        return "float32"
+    return dtype

@@ -84,8 +84,7 @@ class FakeEngine:
         if request.adapter_id is not None:
             self._known(request.adapter_id)
         sampling = request.sampling
-        if sampling.max_tokens < 1 or sampling.n < 1:
-            raise InvalidRequest("max_tokens and n must be at least 1")
+        _validate(sampling)
         if request.request_id in self._aborted:
             raise InvalidRequest("a request with this id is running; ids must be unique")
         prompt = fake_text.render(request.prompt)
@@ -224,6 +223,25 @@ class FakeEngine:
             yield event
         finally:
             del self._aborted[request_id]
+
+
+def _validate(sampling: SamplingConfig) -> None:
+    """The ranges that vLLM accepts."""
+    for name, ok in (
+        ("n", sampling.n >= 1),
+        ("max_tokens", sampling.max_tokens >= 1),
+        ("min_tokens", 0 <= sampling.min_tokens <= sampling.max_tokens),
+        ("temperature", sampling.temperature >= 0),
+        ("top_p", 0 < sampling.top_p <= 1),
+        ("top_k", sampling.top_k >= -1),
+        ("min_p", 0 <= sampling.min_p <= 1),
+        ("logprobs", sampling.logprobs is None or sampling.logprobs >= 0),
+        ("presence_penalty", -2 <= sampling.presence_penalty <= 2),
+        ("frequency_penalty", -2 <= sampling.frequency_penalty <= 2),
+        ("repetition_penalty", sampling.repetition_penalty > 0),
+    ):
+        if not ok:
+            raise InvalidRequest(f"{name} is out of range")
 
 
 def _first_stop(text: str, stops: Sequence[str]) -> int | None:

@@ -31,6 +31,8 @@ class VLLMOptions:
     enforce_eager: bool = False
     enable_prefix_caching: bool = True
     kv_cache_bytes: int | None = None
+    max_num_batched_tokens: int | None = None
+    """Tokens in one step; vLLM's default if None."""
 
 
 def prepare_environment() -> None:
@@ -53,6 +55,7 @@ def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "max_model_len": options.max_model_len,
         "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
         "dtype": options.dtype,
         "seed": options.seed,
         "enforce_eager": options.enforce_eager,
@@ -68,26 +71,27 @@ def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
             "max_cpu_loras": options.max_cpu_loras,
             "max_lora_rank": options.max_lora_rank,
         }
-    kv_bytes = options.kv_cache_bytes
-    if kv_bytes is None and current_platform.is_cpu():
-        kv_bytes = _cpu_kv_cache_bytes(options)
-    if kv_bytes is not None:
-        arguments["kv_cache_memory_bytes"] = kv_bytes
+    if current_platform.is_cpu():
+        arguments |= _for_cpu(options)
+    elif options.kv_cache_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = options.kv_cache_bytes
     return arguments
 
 
-def _cpu_kv_cache_bytes(options: VLLMOptions) -> int:
+def _for_cpu(options: VLLMOptions) -> dict[str, Any]:
+    """Type and KV cache by what this machine has, where the options leave them open."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(options.model_name, trust_remote_code=False).get_text_config()
     available = cpu_resources.available_memory_bytes()
-    dtype = cpu_resources.dtype_of(config, options.dtype)
-    kv_bytes = cpu_resources.kv_cache_bytes(
+    weights = cpu_resources.weights_bytes(options.model_name)
+    dtype = cpu_resources.best_dtype(options.dtype, weights, available)
+    kv_bytes = options.kv_cache_bytes or cpu_resources.kv_cache_bytes(
         available=available,
-        weights=cpu_resources.weights_bytes(options.model_name),
+        weights=weights,
         per_token=cpu_resources.kv_bytes_per_token(config, dtype),
         max_model_len=options.max_model_len or getattr(config, "max_position_embeddings", None),
         max_num_seqs=options.max_num_seqs,
     )
-    logger.info("KV cache: %d MiB of %d MiB free memory", kv_bytes >> 20, available >> 20)
-    return kv_bytes
+    logger.info("CPU: %s, KV cache %d MiB of %d MiB free", dtype, kv_bytes >> 20, available >> 20)
+    return {"dtype": dtype, "kv_cache_memory_bytes": kv_bytes}
