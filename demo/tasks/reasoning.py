@@ -1,0 +1,220 @@
+"""Small arithmetic as people ask for it. The answer states its equations; the last number is the answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from demo.splits import held_out_numbers
+from demo.tasks import reasoning_frames as f
+from demo.tasks.example import Example, Split
+from demo.tasks.frames import Frames, vary
+from demo.words import lists
+from demo.words.entities import draw
+
+_SIGNS: dict[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a // b,
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Operands by slot name, the worked answer, and a frame that asks for it."""
+
+    frame: str
+    slots: dict[str, str | int]
+    worked: str
+    operands: tuple[int, ...]
+
+
+def number(rng: random.Random, digits: tuple[int, ...] = (1, 2, 2, 2, 2, 3)) -> int:
+    """A positive number with a random count of digits."""
+    n = rng.choice(digits)
+    return rng.randint(2 if n == 1 else 10 ** (n - 1), 10**n - 1)
+
+
+def step(a: int, sign: str, b: int) -> str:
+    """One equation, such as "17+25=42"."""
+    return f"{a}{sign}{b}={_SIGNS[sign](a, b)}"
+
+
+def operands_for(rng: random.Random, sign: str) -> tuple[int, int]:
+    """Two operands whose result is a small whole number that is not negative."""
+    if sign == "*":
+        a, b = rng.choice(((number(rng, (2,)), number(rng, (1,))), (rng.randint(2, 12), rng.randint(2, 12))))
+        return (a, b) if rng.random() < 0.6 else (b, a)
+    if sign == "/":
+        b = rng.randint(2, 12)
+        return b * rng.randint(2, rng.choice((12, 30))), b
+    a, b = number(rng), number(rng)
+    return (max(a, b), min(a, b)) if sign == "-" else (a, b)
+
+
+def _plain(rng: random.Random, split: Split) -> Problem:
+    sign = rng.choice("++--**/")
+    a, b = operands_for(rng, sign)
+    return Problem(f.PLAIN[sign].pick(rng, split), {"a": a, "b": b}, step(a, sign, b), (a, b))
+
+
+def _story(rng: random.Random, split: Split) -> Problem:
+    sign = rng.choice("++--**/")
+    a, b = operands_for(rng, sign)
+    if sign in "+-" and rng.random() < 0.6:
+        opening, event = f.OPENINGS.pick(rng, split), (f.GAINS if sign == "+" else f.LOSSES).pick(rng, split)
+        frame = f"{opening} {event} {f.QUESTIONS.pick(rng, split)}"
+    else:
+        frame = f.STORIES[sign].pick(rng, split)
+    return Problem(frame, {"a": a, "b": b}, step(a, sign, b), (a, b))
+
+
+def _two_steps(rng: random.Random, split: Split) -> Problem:
+    kind = rng.choice(("events", "events", "chain", "chain"))
+    if kind == "events":
+        a, b = number(rng, (1, 2, 2)), number(rng, (1, 2))
+        first = rng.choice("+-")
+        if first == "-":
+            a, b = max(a, b) + 2, min(a, b)
+        mid = _SIGNS[first](a, b)
+        c = number(rng, (1, 1, 2))
+        second = "+" if c >= mid else rng.choice("+-")
+        events = [(f.GAINS if s == "+" else f.LOSSES).pick(rng, split) for s in (first, second)]
+        events[1] = rng.choice(("Then ", "Later ", "After that, ", "")) + events[1].replace("{b}", "{c}")
+        frame = f"{f.OPENINGS.pick(rng, split)} {events[0]} {events[1]} {f.QUESTIONS.pick(rng, split)}"
+        worked = f"{step(a, first, b)}, {step(mid, second, c)}"
+        return Problem(frame, {"a": a, "b": b, "c": c}, worked, (a, b, c))
+    signs = rng.choice(("++", "+-", "-+", "*+", "*-", "*-", "--", "+*"))
+    while True:
+        a, b = number(rng, (1, 2)), number(rng, (1, 2))
+        if signs[0] == "*":
+            a, b = operands_for(rng, "*")
+        if signs == "+*":
+            a, b = rng.randint(2, 12), rng.randint(2, 12)
+        c = rng.randint(2, 9) if signs == "+*" else number(rng, (1, 2))
+        mid = _SIGNS[signs[0]](a, b)
+        if mid >= 0 and _SIGNS[signs[1]](mid, c) >= 0:
+            break
+    worked = f"{step(a, signs[0], b)}, {step(mid, signs[1], c)}"
+    return Problem(f.CHAINS[signs].pick(rng, split), {"a": a, "b": b, "c": c}, worked, (a, b, c))
+
+
+def _compare(rng: random.Random, split: Split) -> Problem:
+    larger = rng.random() < 0.5
+    digits = rng.choice(((1, 2), (2,), (2,), (2, 3), (3,)))
+    n = rng.choice((2, 2, 2, 3))
+    values = [number(rng, digits) for _ in range(n)]
+    if rng.random() < 0.3:
+        values[1] = int("".join(rng.sample(str(values[0]), len(str(values[0])))))
+    while len(set(values)) < n:
+        values = [number(rng, digits) for _ in range(n)]
+    ordered = sorted(values, reverse=larger)
+    worked = (">" if larger else "<").join(map(str, ordered)) + f", so {ordered[0]}"
+    table = (f.LARGER if larger else f.SMALLER) if n == 2 else (f.LARGEST if larger else f.SMALLEST)
+    return Problem(table.pick(rng, split), dict(zip("abc", values, strict=False)), worked, tuple(values))
+
+
+def _one_number(rng: random.Random, split: Split) -> Problem:
+    kind = rng.choice(sorted(f.ONE_NUMBER))
+    sign, b, a = {
+        "double": ("*", 2, number(rng, (1, 2, 2))),
+        "triple": ("*", 3, number(rng, (1, 2))),
+        "half": ("/", 2, 2 * number(rng, (1, 2))),
+        "third": ("/", 3, 3 * number(rng, (1, 2))),
+        "quarter": ("/", 4, 4 * number(rng, (1,)) + 4 * rng.choice((0, 0, 10))),
+        "tenth": ("/", 10, 10 * number(rng, (1, 2))),
+        "dozen": ("*", 12, rng.randint(2, 12)),
+        "days": ("*", 7, rng.randint(2, 30)),
+        "hours": ("*", 60, rng.randint(2, 12)),
+    }[kind]
+    return Problem(f.ONE_NUMBER[kind].pick(rng, split), {"a": a}, step(a, sign, b), (a,))
+
+
+def _square(rng: random.Random, split: Split) -> Problem:
+    a = rng.randint(2, 20)
+    return Problem(f.SQUARE.pick(rng, split), {"a": a}, step(a, "*", a), (a, a))
+
+
+def _mean(rng: random.Random, split: Split) -> Problem:
+    a, b = number(rng, (1, 2)), number(rng, (1, 2))
+    b += (a + b) % 2
+    return Problem(
+        f.MEAN.pick(rng, split), {"a": a, "b": b}, f"{step(a, '+', b)}, {step(a + b, '/', 2)}", (a, b)
+    )
+
+
+def _three(rng: random.Random, split: Split) -> Problem:
+    a, b, c = (number(rng, (1, 2, 2)) for _ in range(3))
+    worked = f"{step(a, '+', b)}, {step(a + b, '+', c)}"
+    return Problem(f.SUM_OF_THREE.pick(rng, split), {"a": a, "b": b, "c": c}, worked, (a, b, c))
+
+
+_KINDS = [_plain] * 7 + [_story] * 6 + [_two_steps] * 5 + [_compare] * 3 + [_one_number] * 2
+_KINDS += [_square, _mean, _three]
+
+
+def _pairs(worked: str) -> list[tuple[int, ...]]:
+    """Operands of every equation in a worked answer."""
+    pairs: list[tuple[int, ...]] = []
+    for part in worked.split(", "):
+        left = part.split("=")[0]
+        for sign in "+-*/":
+            if "=" in part and sign in left:
+                a, b = left.split(sign)
+                pairs.append((int(a), int(b)))
+    return pairs
+
+
+def reserved(problem: Problem) -> bool:
+    """Whether any equation, or the whole set of operands, belongs to the held-out sets."""
+    return held_out_numbers(*problem.operands) or any(held_out_numbers(*p) for p in _pairs(problem.worked))
+
+
+def problem(rng: random.Random, split: Split) -> Problem:
+    """A problem of `split`: training ones hold no reserved equation, held-out ones have reserved operands."""
+    kind = rng.choice(_KINDS)
+    while True:
+        made = kind(rng, split)
+        if held_out_numbers(*made.operands) if split == "test" else not reserved(made):
+            return made
+
+
+def render(rng: random.Random, split: Split, made: Problem) -> tuple[str, tuple[str, ...]]:
+    """The text of a problem, and the names in it."""
+    name, other = draw(rng, split, "first_names", 0.25), draw(rng, split, "first_names", 0.25)
+    things = [o for o in lists.OBJECTS if o[-1] == "s"]
+    pronoun = rng.choice(("He", "She"))
+    text = made.frame.format(name=name, other=other, obj=rng.choice(things), he=pronoun, **made.slots)
+    for before in ("Then ", "Later ", "After that, "):
+        text = text.replace(before + pronoun, before + pronoun.lower())
+    return text, tuple(n for n in (name, other) if n in text)
+
+
+def example(rng: random.Random, split: Split) -> Example:
+    """One request, for instance "What is 17 plus 25?" with the answer "17+25=42"."""
+    made = problem(rng, split)
+    text, names = render(rng, split, made)
+    answer = made.worked.replace("=", " ").replace(",", " ").split()[-1]
+    return Example(
+        "reasoning",
+        vary(rng, text),
+        made.worked,
+        {"answer": answer},
+        made.frame,
+        note(rng, made, text),
+        made.operands,
+        names,
+    )
+
+
+def note(rng: random.Random, made: Problem, text: str) -> str:
+    """The statement without its question, and the equation."""
+    bare = text.rstrip("?.").replace("What is ", "").replace("what is ", "")
+    if " How many" in bare or " How much" in bare:
+        bare = bare[: bare.rindex(" How m")]
+    return f"({bare}) {made.worked}"
+
+
+__all__ = ["Frames", "example"]

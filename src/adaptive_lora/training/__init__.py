@@ -1,0 +1,1 @@
+"""Offline training: data in, adapters out. Serving never imports this room."""
