@@ -39,7 +39,7 @@ acceptance: ## the long proofs
 
 bench: ## CPU multi-LoRA and server throughput; the last line is JSON
 	@$(INSTALL) dev
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python benchmarks/run.py
 
 demo-fleet: ## rebuild the demo's base model and agents
 	@$(INSTALL) train

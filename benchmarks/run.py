@@ -1,6 +1,6 @@
 """Run the CPU LoRA and the server benchmark; print their results as one last line of JSON.
 
-    python -m benchmarks.run
+    python benchmarks/run.py
 
 Each benchmark runs in a process of its own, so that one's engine leaves nothing behind for the other.
 """
@@ -10,26 +10,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-BENCHMARKS = {"cpu_lora": "benchmarks.bench_cpu_lora", "server": "benchmarks.bench_server"}
+BENCHMARKS = {"cpu_lora": "bench_cpu_lora.py", "server": "bench_server.py"}
 
 
-def run(module: str) -> dict[str, Any]:
+def run(script: str) -> dict[str, Any]:
     """The JSON object in the last line that the benchmark prints; all else is passed through."""
     last = ""
-    with subprocess.Popen([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, str(Path(__file__).parent / script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)
             last = line if line.strip() else last
     if process.returncode != 0:
-        sys.exit(f"{module} failed with exit code {process.returncode}")
+        sys.exit(f"{script} failed with exit code {process.returncode}")
     try:
         result = json.loads(last)
     except ValueError:
-        sys.exit(f"the last line of {module} is not JSON: {last!r}")
+        sys.exit(f"the last line of {script} is not JSON: {last!r}")
     if not isinstance(result, dict):
-        sys.exit(f"the last line of {module} is not a JSON object")
+        sys.exit(f"the last line of {script} is not a JSON object")
     return result
 
 

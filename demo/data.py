@@ -23,7 +23,7 @@ MAKERS: dict[str, Callable[[random.Random, Split], Example]] = {
 DESCRIPTIONS = {
     "reasoning": "Solves small arithmetic and word problems; states the equation, then the result.",
     "code": "Writes small Python functions from a description.",
-    "creative": "Writes short poems about a topic, with the words and the number of lines that are asked for.",
+    "creative": "Writes short poems about a topic, with the words and the number of lines asked for.",
     "analysis": "Extracts fields from a text as a JSON object.",
 }
 
