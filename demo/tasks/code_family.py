@@ -269,14 +269,14 @@ def word_task(rng: random.Random) -> Task:
         )
     if kind == "list" and t_name == "same" and not condition:
         kind = "sorted"
-    say = {"list": ("returns {}", "returns a list of {}", "returns a list with {}"),
-           "sorted": ("returns {} in sorted order", "returns a sorted list of {}", "sorts {}")}[kind]  # fmt: skip
+    sayings = {"list": ("returns {}", "returns a list of {}", "returns a list with {}"),
+               "sorted": ("returns {} in sorted order", "returns a sorted list of {}", "sorts {}")}[kind]  # fmt: skip
     if kind == "sorted" and t_name == "same" and not condition:
         body = f"sorted({source})"
     else:
         body = f"[{expression} for {loop}]" if kind == "list" else f"sorted({expression} for {loop})"
     return Task(
-        f"{container}:{kind}:{t_name}:{f_name}", rng.choice(say).format(said), parameter, body, arguments
+        f"{container}:{kind}:{t_name}:{f_name}", rng.choice(sayings).format(said), parameter, body, arguments
     )
 
 

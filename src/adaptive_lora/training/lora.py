@@ -116,7 +116,8 @@ def train_lora(
     if base_model_name is not None:
         model.peft_config["default"].base_model_name_or_path = base_model_name
     output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output, safe_serialization=True)
+    # no embeddings are trained; PEFT's "auto" would look the base model up on the Hub to find that out
+    model.save_pretrained(output, safe_serialization=True, save_embedding_layers=False)
     (output / "README.md").unlink(missing_ok=True)  # PEFT's empty form for a model card
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
