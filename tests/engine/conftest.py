@@ -6,17 +6,6 @@ import pytest
 
 from adaptive_lora.types import AdapterVersion
 
-THIRD_PARTY_WARNINGS = (
-    "ignore:`torch.jit.script:DeprecationWarning",  # torch._inductor, on import
-    "ignore:`torch.distributed.reduce_op` is deprecated:FutureWarning",  # vllm.triton_utils, on import
-)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    for warning in THIRD_PARTY_WARNINGS:
-        config.addinivalue_line("filterwarnings", warning)
-
-
 def adapter_version(path: Path, rank: int = 8) -> AdapterVersion:
     return AdapterVersion(
         name=path.name,
