@@ -24,6 +24,7 @@ from adaptive_lora.router.encoder import load_encoder
 from adaptive_lora.router.router import Router
 from adaptive_lora.types import BASE, AdapterVersion, ChatMessage, SamplingConfig
 from demo import checks, data, sandbox
+from demo.model_card import write_scores
 from demo.tasks.example import DOMAINS
 
 FLEET = Path(__file__).with_name("fleet")
@@ -128,8 +129,11 @@ def main() -> None:
     parser.add_argument("--fleet", type=Path, default=FLEET)
     parser.add_argument("--n", type=int, default=data.N_TEST, help="prompts per domain")
     parser.add_argument("--dtype", default="auto", help="vLLM's dtype; auto takes the weights' own, bfloat16")
+    parser.add_argument("--card", action="store_true", help="write the scores into the fleet's README.md")
     arguments = parser.parse_args()
     result = asyncio.run(evaluate(arguments.fleet, arguments.n, arguments.dtype))
+    if arguments.card:
+        write_scores(arguments.fleet / "README.md", result)
     print(json.dumps(result), flush=True)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from adaptive_lora.types import AdapterVersion
 
+
 def adapter_version(path: Path, rank: int = 8) -> AdapterVersion:
     return AdapterVersion(
         name=path.name,

@@ -31,11 +31,7 @@ def to_vllm(config: SamplingConfig, room: int) -> SamplingParams:
     max_tokens = min(config.max_tokens, room)
     try:
         if config.json_schema is not None:
-            structured = (
-                StructuredOutputsParams(json=dict(config.json_schema))
-                if config.json_schema
-                else StructuredOutputsParams(json_object=True)
-            )
+            structured = StructuredOutputsParams(json=dict(config.json_schema) or {"type": "object"})
         return SamplingParams(
             n=config.n,
             max_tokens=max_tokens,

@@ -99,7 +99,8 @@ class VLLMInferenceEngine:
                 self._aborted.update(self._in_flight)
                 await self._llm.abort(list(self._in_flight))
                 await asyncio.sleep(0)  # lets the streams end before their source goes
-            await asyncio.to_thread(self._llm.shutdown)
+            llm, self._llm = self._llm, None  # so that vLLM's __del__ runs here and not when Python exits
+            await asyncio.to_thread(llm.shutdown)
         self._state = "stopped"
         self._adapters.clear()
 

@@ -63,6 +63,8 @@ def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
         "trust_remote_code": False,
         "disable_log_stats": False,
         "enable_log_requests": False,
+        # Without it a small model may answer a schema with white space until its tokens are used up.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if options.enable_lora:
         arguments |= {

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from fastapi import Depends, Request
+from fastapi import Request
 from starlette.responses import Response
 
-from adaptive_lora.serving.context import RequestContext, context_of
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.serving.schemas.common import ErrorBody
 from adaptive_lora.serving.stream import MEDIA_TYPE
 
 
-async def _runtime(request: Request) -> Runtime:
+def runtime_of(request: Request) -> Runtime:
     runtime = request.app.state.runtime
     if not isinstance(runtime, Runtime):
         raise TypeError("the application has no runtime: build it with create_app")
     return runtime
 
-
-async def _context(request: Request) -> RequestContext:
-    return context_of(request.scope)
-
-
-RuntimeOf = Annotated[Runtime, Depends(_runtime)]
-ContextOf = Annotated[RequestContext, Depends(_context)]
 
 _REASONS = {
     400: "The request cannot be served as it is, or the Host header is malformed",

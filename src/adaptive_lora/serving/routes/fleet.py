@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from adaptive_lora.agents.names import AUTO, MAX_NAME_CHARS
 from adaptive_lora.errors import UnknownAdapter
-from adaptive_lora.serving.routes.common import ON_EVERY_PATH, RuntimeOf, as_json, errors
+from adaptive_lora.serving.routes.common import ON_EVERY_PATH, as_json, errors, runtime_of
 from adaptive_lora.serving.runtime import Runtime, rejected_as_list
 from adaptive_lora.serving.schemas.fleet import AdaptersAnswer, ModelBody, ModelsAnswer
 from adaptive_lora.types import BASE
@@ -18,8 +18,9 @@ router = APIRouter()
 
 
 @router.get("/adapters", tags=["fleet"], response_model=AdaptersAnswer, responses=errors(*ON_EVERY_PATH, 503))
-async def adapters(runtime: RuntimeOf) -> Response:
+async def adapters(request: Request) -> Response:
     """The fleet: what is served, and what was found and is not, with the reason."""
+    runtime = runtime_of(request)
     served = [
         {
             "name": version.name,
@@ -42,8 +43,9 @@ async def adapters(runtime: RuntimeOf) -> Response:
 
 
 @router.get("/v1/models", tags=["OpenAI"], response_model=ModelsAnswer, responses=errors(*ON_EVERY_PATH, 503))
-async def models(runtime: RuntimeOf) -> Response:
+async def models(request: Request) -> Response:
     """`auto`, `base`, each agent, and each version of it."""
+    runtime = runtime_of(request)
     return as_json({"object": "list", "data": _models(runtime)})
 
 
@@ -53,8 +55,9 @@ async def models(runtime: RuntimeOf) -> Response:
     response_model=ModelBody,
     responses=errors(*ON_EVERY_PATH, 404, 503),
 )
-async def model(model: Annotated[str, Path(max_length=MAX_NAME_CHARS)], runtime: RuntimeOf) -> Response:
+async def model(model: Annotated[str, Path(max_length=MAX_NAME_CHARS)], request: Request) -> Response:
     """One entry of the list."""
+    runtime = runtime_of(request)
     for entry in _models(runtime):
         if entry["id"] == model:
             return as_json(entry)

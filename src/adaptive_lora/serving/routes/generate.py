@@ -7,17 +7,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from adaptive_lora.agents.names import Auto, parse_name
 from adaptive_lora.agents.orchestrator import Orchestrator
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.errors import AdaptiveLoraError, InvalidRequest, Unsupported
-from adaptive_lora.serving.context import RequestContext
+from adaptive_lora.serving.context import RequestContext, context_of
 from adaptive_lora.serving.errors import fields_of
 from adaptive_lora.serving.openai_wire import usage_fields
-from adaptive_lora.serving.routes.common import ON_POST, ContextOf, RuntimeOf, as_json, errors, streamed
+from adaptive_lora.serving.routes.common import ON_POST, as_json, errors, runtime_of, streamed
 from adaptive_lora.serving.runtime import as_prompt
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.generate import (
@@ -42,8 +42,10 @@ router = APIRouter(tags=["generate"])
     responses=errors(*ON_POST)
     | streamed("The answer, or with `stream` its events: start, token, done or error"),
 )
-async def generate(body: GenerateBody, runtime: RuntimeOf, context: ContextOf) -> Response:
+async def generate(body: GenerateBody, request: Request) -> Response:
     """Answer one prompt with the agent that suits it, or the one named in `adapter`."""
+    runtime = runtime_of(request)
+    context = context_of(request.scope)
     orchestrator = runtime.orchestrator
     deadline = orchestrator.deadline()
     if not body.stream:
@@ -58,8 +60,10 @@ async def generate(body: GenerateBody, runtime: RuntimeOf, context: ContextOf) -
 
 
 @router.post("/generate/batch", response_model=BatchAnswer, responses=errors(*ON_POST))
-async def generate_batch(body: BatchBody, runtime: RuntimeOf, context: ContextOf) -> Response:
+async def generate_batch(body: BatchBody, request: Request) -> Response:
     """Answer many prompts at once. Results keep the order; an item that fails has its error in its place."""
+    runtime = runtime_of(request)
+    context = context_of(request.scope)
     orchestrator = runtime.orchestrator
     deadline = orchestrator.deadline()
     items: Sequence[tuple[GenerateOptions, str]] = (
@@ -87,9 +91,10 @@ async def generate_batch(body: BatchBody, runtime: RuntimeOf, context: ContextOf
 
 
 @router.post("/route", response_model=RouteAnswer, responses=errors(*ON_POST))
-async def route(body: RouteBody, runtime: RuntimeOf, context: ContextOf) -> Response:
+async def route(body: RouteBody, request: Request) -> Response:
     """Say who would answer, and why, without generating."""
-    plan = await runtime.orchestrator.plan_async(body.prompt, Auto(), explain=body.explain)
+    context = context_of(request.scope)
+    plan = await runtime_of(request).orchestrator.plan_async(body.prompt, Auto(), explain=body.explain)
     context.plans = (plan,)
     decision = plan.decision
     return as_json(

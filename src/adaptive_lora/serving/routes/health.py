@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from adaptive_lora import __version__
 from adaptive_lora.errors import EngineNotReady, NotFound
-from adaptive_lora.serving.routes.common import ON_EVERY_PATH, RuntimeOf, as_json, errors
+from adaptive_lora.serving.routes.common import ON_EVERY_PATH, as_json, errors, runtime_of
 from adaptive_lora.serving.schemas.fleet import HealthAnswer, LiveAnswer, ReadyAnswer
 from adaptive_lora.telemetry.metrics import CONTENT_TYPE
 
@@ -24,8 +24,9 @@ async def live() -> Response:
 
 
 @router.get("/ready", response_model=ReadyAnswer, responses=errors(*ON_EVERY_PATH, 503))
-async def ready(runtime: RuntimeOf) -> Response:
+async def ready(request: Request) -> Response:
     """Requests are served: a canary generation has succeeded, and no stall was noticed since."""
+    runtime = runtime_of(request)
     if runtime.phase != "ready":
         raise EngineNotReady(f"{runtime.phase}: {runtime.detail}")
     return as_json({"status": "ready"})
@@ -36,8 +37,9 @@ async def ready(runtime: RuntimeOf) -> Response:
     response_model=HealthAnswer,
     responses=errors(*ON_EVERY_PATH) | {503: {"model": HealthAnswer, "description": "Does not serve; why"}},
 )
-async def health(runtime: RuntimeOf) -> Response:
+async def health(request: Request) -> Response:
     """Everything about this process's state; 200 if it serves, else 503."""
+    runtime = runtime_of(request)
     stats = await runtime.stats()
     serving = runtime.phase == "ready"
     age_s = runtime.canary_age_s
@@ -61,8 +63,9 @@ async def health(runtime: RuntimeOf) -> Response:
     responses=errors(*ON_EVERY_PATH, 404)
     | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(runtime: RuntimeOf) -> Response:
+async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
+    runtime = runtime_of(request)
     if not runtime.settings.monitoring.prometheus_enabled:
         raise NotFound("metrics are switched off here (monitoring.prometheus_enabled)")
     await runtime.stats()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from adaptive_lora.agents.names import parse_name
 from adaptive_lora.errors import Unsupported
+from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.openai_wire import ChatStream, chat_body
-from adaptive_lora.serving.routes.common import ON_POST, ContextOf, RuntimeOf, as_json, errors, streamed
+from adaptive_lora.serving.routes.common import ON_POST, as_json, errors, runtime_of, streamed
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.openai import ChatBody, JsonObjectFormat, JsonSchemaFormat, Message
 from adaptive_lora.serving.schemas.openai_answers import ChatAnswer
@@ -25,8 +26,10 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
     response_model=ChatAnswer,
     responses=errors(*ON_POST) | streamed("The answer, or with `stream` its chunks, then `[DONE]`"),
 )
-async def chat_completions(body: ChatBody, runtime: RuntimeOf, context: ContextOf) -> Response:
+async def chat_completions(body: ChatBody, request: Request) -> Response:
     """Continue a conversation. `model` is whom to ask; the router reads the last user turn."""
+    runtime = runtime_of(request)
+    context = context_of(request.scope)
     orchestrator = runtime.orchestrator
     deadline = orchestrator.deadline()
     if body.stream and not runtime.settings.inference.enable_streaming:
@@ -42,13 +45,13 @@ async def chat_completions(body: ChatBody, runtime: RuntimeOf, context: ContextO
     )
     plan = await orchestrator.plan_async(prompt, parse_name(body.model))
     context.plans = (plan,)
-    request = GenerateRequest(context.request_id, prompt, sampling, plan.adapter_id)
+    wanted = GenerateRequest(context.request_id, prompt, sampling, plan.adapter_id)
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         wire = ChatStream(plan, context.request_id, n=n, include_usage=include_usage)
-        chunks = orchestrator.stream(plan, request, deadline=deadline)
+        chunks = orchestrator.stream(plan, wanted, deadline=deadline)
         return await open_stream(wire, chunks, context, deadline=deadline)
-    choices = await orchestrator.complete(plan, request, deadline=deadline)
+    choices = await orchestrator.complete(plan, wanted, deadline=deadline)
     return as_json(chat_body(plan, context.request_id, choices))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from adaptive_lora.agents.names import parse_name
 from adaptive_lora.errors import AdaptiveLoraError, Unsupported
+from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.openai_wire import CompletionStream, completion_body
-from adaptive_lora.serving.routes.common import ON_POST, ContextOf, RuntimeOf, as_json, errors, streamed
+from adaptive_lora.serving.routes.common import ON_POST, as_json, errors, runtime_of, streamed
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.openai import CompletionBody
 from adaptive_lora.serving.schemas.openai_answers import CompletionAnswer
@@ -28,8 +29,10 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
     response_model=CompletionAnswer,
     responses=errors(*ON_POST) | streamed("The answer, or with `stream` its chunks, then `[DONE]`"),
 )
-async def completions(body: CompletionBody, runtime: RuntimeOf, context: ContextOf) -> Response:
+async def completions(body: CompletionBody, request: Request) -> Response:
     """Continue one text, or each of several. Each prompt is routed for itself."""
+    runtime = runtime_of(request)
+    context = context_of(request.scope)
     orchestrator = runtime.orchestrator
     deadline = orchestrator.deadline()
     if body.stream and not runtime.settings.inference.enable_streaming:
@@ -58,8 +61,8 @@ async def completions(body: CompletionBody, runtime: RuntimeOf, context: Context
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(orchestrator.complete(plan, request, deadline=deadline))
-                for plan, request in zip(plans, requests, strict=True)
+                group.create_task(orchestrator.complete(plan, wanted, deadline=deadline))
+                for plan, wanted in zip(plans, requests, strict=True)
             ]
     except* AdaptiveLoraError as failures:
         error = _first(failures)
