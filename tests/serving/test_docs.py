@@ -1,0 +1,42 @@
+"""The reference pages and the code name the same things."""
+
+import re
+from pathlib import Path
+
+from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.serving.api import create_app
+from adaptive_lora.serving.errors import STATUS
+from adaptive_lora.serving.schemas.generate import GenerateBody
+from adaptive_lora.telemetry.metrics import Metrics
+from adaptive_lora.types import EngineStats
+from tests.serving.conftest import settings_of
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+NOT_SEEN_BY_CALLERS = {"adapter_error", "settings_error", "no_candidates"}
+
+
+def test_every_endpoint_is_described() -> None:
+    page = (REFERENCE / "http-api.md").read_text()
+    paths = create_app(settings_of(), engine=FakeEngine()).openapi()["paths"]
+    for path, methods in paths.items():
+        for method in methods:
+            assert f"`{method.upper()} {path}`" in page
+
+
+def test_every_field_of_generate_and_every_error_code_is_described() -> None:
+    page = (REFERENCE / "http-api.md").read_text()
+    for name in GenerateBody.model_fields:
+        assert f"`{name}`" in page
+    for kind, status in STATUS.items():
+        if status != 422 and kind.code not in NOT_SEEN_BY_CALLERS:
+            assert re.search(rf"^\| {status} \|.*`{kind.code}`", page, re.MULTILINE), kind
+
+
+def test_every_metric_is_described_and_exists() -> None:
+    metrics = Metrics()
+    metrics.engine.stats = EngineStats(1, 2, kv_cache_usage=0.5, gpu_memory_usage=0.5, loaded_adapters=4)
+    described = set(re.findall(r"^\| `(\w+)` \|", (REFERENCE / "metrics.md").read_text(), re.MULTILINE))
+    families = list(metrics.registry.collect())
+    existing = {f.name + ("_total" if f.type == "counter" else "") for f in families}
+    ours = {name for name in existing if not name.startswith(("process_", "python_"))}
+    assert described == ours
