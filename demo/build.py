@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from demo.pretrain import pretrain
 from demo.tasks.example import DOMAINS
 
 SEED = 1
-BASE_STEPS = 1500
+BASE_STEPS = 4500
 N_EXAMPLES = {"reasoning": 16_000, "code": 16_000, "creative": 8_000, "analysis": 16_000}
 
 
@@ -77,6 +78,7 @@ def main() -> None:
     began = time.monotonic()
     if "base" in arguments.only:
         build_base(arguments.fleet / "base", arguments.steps)
+    shutil.copy(Path(__file__).with_name("model_card.md"), arguments.fleet / "README.md")
     domains = [d for d in DOMAINS if d in arguments.only]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(
@@ -88,6 +90,7 @@ def main() -> None:
             )
         )
     say(f"fleet built in {time.monotonic() - began:.0f} s: {arguments.fleet}")
+    say("scores, and the model card's table: python -m demo.evaluate --card")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ from adaptive_lora.training.data import IGNORED, TrainingExample, batch_indices,
 from adaptive_lora.training.lora import ALL_LINEAR, LoraSettings, train_lora
 
 TEMPLATE = "{% for m in messages %}<bos>{{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than they bring on a model of this size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +57,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=2,
         max_position_embeddings=128,
         tie_word_embeddings=True,
+        initializer_range=0.3,  # the frozen output layer must be able to tell tokens apart
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
