@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.responses import Response
 
 from adaptive_lora import __version__
-from adaptive_lora.adapters.catalog import Catalog
 from adaptive_lora.agents.orchestrator import Routes
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.serving import errors
@@ -21,6 +21,9 @@ from adaptive_lora.serving.routes.common import as_json
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from adaptive_lora.adapters.catalog import Catalog
 
 DESCRIPTION = """One base model, a fleet of LoRA agents, and a router that decides which of them answers.
 

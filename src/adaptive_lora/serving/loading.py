@@ -1,17 +1,22 @@
-"""What the server builds from its settings: each room gets its own slice. Blocking; run it in threads."""
+"""What the server builds from its settings: each room gets its own slice. Blocking; run it in threads.
+
+Imports as late as it can: a server should answer /live long before numpy and its like are loaded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from adaptive_lora.adapters import catalog as catalogs
-from adaptive_lora.adapters.base import BaseModelInfo
-from adaptive_lora.adapters.base import describe_base as describe
-from adaptive_lora.agents.orchestrator import Routes
-from adaptive_lora.engine.base import Engine
 from adaptive_lora.settings import Settings
 from adaptive_lora.types import AdapterVersion
+
+if TYPE_CHECKING:
+    from adaptive_lora.adapters.base import BaseModelInfo
+    from adaptive_lora.adapters.catalog import Catalog
+    from adaptive_lora.agents.orchestrator import Routes
+    from adaptive_lora.engine.base import Engine
 
 
 def build_engine(settings: Settings) -> Engine:
@@ -22,6 +27,9 @@ def build_engine(settings: Settings) -> Engine:
 
 def describe_base(settings: Settings) -> BaseModelInfo:
     """The base model, as far as adapters must agree with it."""
+    from adaptive_lora.adapters.base import BaseModelInfo
+    from adaptive_lora.adapters.base import describe_base as describe
+
     if settings.model.engine == "fake":
         return BaseModelInfo(settings.model.base_model)
     return describe(settings.model.base_model, _base_folder(settings.model.base_model))
@@ -49,10 +57,12 @@ def _base_folder(base_model: str) -> Path | None:
     return folder if folder and any(folder.glob("*.safetensors")) else None
 
 
-def load_catalog(settings: Settings, base: BaseModelInfo) -> catalogs.Catalog:
+def load_catalog(settings: Settings, base: BaseModelInfo) -> Catalog:
+    from adaptive_lora.adapters import catalog
+
     if settings.adapters.path is None:
-        return catalogs.Catalog()
-    return catalogs.load_catalog(settings.adapters.path, base=base, max_rank=settings.adapters.max_lora_rank)
+        return catalog.Catalog()
+    return catalog.load_catalog(settings.adapters.path, base=base, max_rank=settings.adapters.max_lora_rank)
 
 
 def fit_router(settings: Settings, versions: Sequence[AdapterVersion]) -> Routes:

@@ -13,9 +13,8 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from adaptive_lora.adapters.catalog import Catalog
 from adaptive_lora.agents.orchestrator import Orchestrator, Routes
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.errors import (
@@ -37,6 +36,9 @@ from adaptive_lora.types import (
     SamplingConfig,
 )
 
+if TYPE_CHECKING:
+    from adaptive_lora.adapters.catalog import Catalog
+
 _log = logging.getLogger(__name__)
 
 Phase = Literal["starting", "ready", "stalled", "failed", "stopped"]
@@ -44,6 +46,8 @@ Phase = Literal["starting", "ready", "stalled", "failed", "stopped"]
 WATCH_INTERVAL_S = 5.0
 IDLE_BEFORE_CANARY_S = 30.0
 CANARY_TIMEOUT_S = 60.0
+HEAD_START_S = 0.05
+"""For the server to accept its first connections: the imports to come hold the interpreter's lock."""
 CANARY_TOKENS = 4
 CANARY_PROMPT = "What is 1 plus 1?"
 
@@ -121,6 +125,7 @@ class Runtime:
 
     async def _run(self) -> None:
         try:
+            await asyncio.sleep(HEAD_START_S)
             await self._load()
             while True:
                 await asyncio.sleep(WATCH_INTERVAL_S)
