@@ -1,13 +1,16 @@
 """Throughput of multi-LoRA on a CPU: vLLM without LoRA, with its own LoRA path ("stock") and with ours.
 
-    python benchmarks/bench_cpu_lora.py [--adapters 1 4 8 16] [--repeats 3] [--quick]
+    python benchmarks/bench_cpu_lora.py [--adapters 1 4 8 16] [--repeats 3] [--dtype bfloat16] [--quick]
 
-One model of 83 M parameters with random weights in bf16, adapters of rank 16 on all seven linear layers,
+One model of 83 M parameters with random weights, adapters of rank 16 on all seven linear layers,
 32 requests of 256 tokens in and 64 out, spread over the adapters in turn. Prefill is measured with one token
 out; decode is the time of the whole run less that of the prefill. Every configuration runs in a process of
 its own, started once; in each repeat all of them measure one after the other, so that a slow minute of the
 machine meets all, and medians are reported. A process that does not measure is stopped (SIGSTOP), for vLLM's
 workers poll. The last line is JSON.
+
+On x86 below AVX-512 vLLM computes bf16 with torch's slow fallback, base and all: there bf16 takes an hour and
+its ratios flatter every LoRA path; --dtype float32 is what the engine itself chooses on such a machine.
 """
 
 from __future__ import annotations
@@ -36,9 +39,10 @@ class Configuration:
     num_adapters: int  # 0: enable_lora=False
 
 
-def measure_here(work: Path, configuration: Configuration, seed: int) -> None:
+def measure_here(work: Path, configuration: Configuration, dtype: str, seed: int) -> None:
     """The child: start the engine, then measure once per line on standard input, one JSON line per answer."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = "36000"  # it counts while the process is stopped
     os.environ["ADAPTIVE_LORA_CPU_LORA"] = "stock" if configuration.name == "stock" else "ours"
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
@@ -49,7 +53,7 @@ def measure_here(work: Path, configuration: Configuration, seed: int) -> None:
         options |= {"enable_lora": True, "max_loras": n, "max_lora_rank": RANK}
     llm = LLM(
         model=str(work / "model"),
-        dtype="bfloat16",
+        dtype=dtype,
         max_model_len=TOKENS_IN + TOKENS_OUT,
         max_num_seqs=NUM_REQUESTS,
         kv_cache_memory_bytes=1 << 30,
@@ -85,11 +89,11 @@ def measure_here(work: Path, configuration: Configuration, seed: int) -> None:
 class Child:
     """A configuration's process. Paused whenever it is not asked to measure."""
 
-    def __init__(self, work: Path, configuration: Configuration, seed: int) -> None:
+    def __init__(self, work: Path, configuration: Configuration, dtype: str, seed: int) -> None:
         self.configuration = configuration
         child = ["--child", configuration.name, str(configuration.num_adapters)]
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *child, "--work", str(work), "--seed", str(seed)],
+            [sys.executable, __file__, *child, "--work", str(work), "--dtype", dtype, "--seed", str(seed)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -139,20 +143,22 @@ def summarise(samples: dict[Configuration, list[dict[str, float]]]) -> dict[str,
     return result
 
 
-def bench(adapters: list[int], repeats: int, seed: int, compiled: bool, stock: bool) -> dict[str, Any]:
-    configurations = [Configuration("base", 0)]
-    configurations += [Configuration("base_compiled", 0)] * compiled
-    configurations += [Configuration("ours", n) for n in adapters]
-    configurations += [Configuration("stock", n) for n in adapters] * stock
+def bench(configurations: list[Configuration], *, repeats: int, dtype: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_bench_model(work / "model", seed=seed)
-        make_bench_adapters(work / "adapters", max(adapters), RANK, base=work / "model", seed=seed)
+        make_bench_adapters(
+            work / "adapters",
+            max(c.num_adapters for c in configurations),
+            RANK,
+            base=work / "model",
+            seed=seed,
+        )
         children: list[Child] = []
         try:
             for configuration in configurations:
                 print(f"starting {configuration.name} {configuration.num_adapters}", file=sys.stderr)
-                children.append(Child(work, configuration, seed))
+                children.append(Child(work, configuration, dtype, seed))
             samples: dict[Configuration, list[dict[str, float]]] = {c: [] for c in configurations}
             for repeat in range(repeats):
                 for child in children:
@@ -162,7 +168,7 @@ def bench(adapters: list[int], repeats: int, seed: int, compiled: bool, stock: b
         finally:
             for child in children:
                 child.close()
-    return {"cpu_lora": {**summarise(samples), "repeats": repeats, "unit": "tokens/s"}}
+    return {"cpu_lora": {**summarise(samples), "dtype": dtype, "repeats": repeats, "unit": "tokens/s"}}
 
 
 def main() -> None:
@@ -179,9 +185,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        measure_here(args.work, Configuration(args.child[0], int(args.child[1])), args.seed)
+        configuration = Configuration(args.child[0], int(args.child[1]))
+        measure_here(args.work, configuration, args.dtype, args.seed)
         return
-    result = bench(args.adapters, args.repeats, args.seed, compiled=not args.quick, stock=not args.quick)
+    configurations = [Configuration("base", 0), *(Configuration("ours", n) for n in args.adapters)]
+    if not args.quick:
+        stock = args.adapters if args.stock is None else args.stock
+        configurations.insert(1, Configuration("base_compiled", 0))
+        configurations += [Configuration("stock", n) for n in stock]
+    result = bench(configurations, repeats=args.repeats, dtype=args.dtype, seed=args.seed)
     print_result(result, seed=args.seed)
 
 

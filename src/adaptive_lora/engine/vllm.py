@@ -9,7 +9,7 @@ from contextlib import aclosing
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from adaptive_lora.engine import collect, sampling
+from adaptive_lora.engine import collect, lifeline, sampling
 from adaptive_lora.engine.prompts import PromptEncoder
 from adaptive_lora.engine.vllm_args import VLLMOptions, engine_arguments, prepare_environment
 from adaptive_lora.engine.vllm_stats import SchedulerSnapshot, capture_into, gpu_memory_usage
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 logger = logging.getLogger(__name__)
+
+SHUTDOWN_TIMEOUT_S = 20.0
+"""For vLLM's processes to end by themselves; vLLM's own 5 s end in a kill."""
 
 
 class VLLMInferenceEngine:
@@ -86,6 +89,7 @@ class VLLMInferenceEngine:
 
     def _construct(self) -> Any:
         prepare_environment()
+        lifeline.announce()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -100,7 +104,7 @@ class VLLMInferenceEngine:
                 await self._llm.abort(list(self._in_flight))
                 await asyncio.sleep(0)  # lets the streams end before their source goes
             llm, self._llm = self._llm, None  # so that vLLM's __del__ runs here and not when Python exits
-            await asyncio.to_thread(llm.shutdown)
+            await asyncio.to_thread(llm.shutdown, SHUTDOWN_TIMEOUT_S)
         self._state = "stopped"
         self._adapters.clear()
 
