@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 import uuid
@@ -53,6 +54,8 @@ def generate(
     else:
         flags = {"model.base_model": base_model, "model.engine": engine, "adapters.path": adapters}
         settings = settings_from(config, flags)
+        # A person waits for one answer: vLLM's notes about its start are for those who run a server.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         answer = asyncio.run(_ask_engine(settings, text, adapter, max_tokens, temperature, show=not as_json))
     if as_json:
         print_json(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -59,4 +60,16 @@ def route(
         table.add_row(name, f"{score:.3f}")
     out.print(table)
     for key, value in decision.explanation.items():
-        out.print(f"{key}: {value}", markup=False)
+        if isinstance(value, (list, tuple)):
+            out.print(f"{key}:", markup=False)
+            for item in value:
+                out.print(f"  {_words(item)}", markup=False)
+        else:
+            out.print(f"{key}: {_words(value)}", markup=False)
+
+
+def _words(value: object) -> str:
+    """A dictionary as "key value, key value"; anything else as it is."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return "no" if value is None else str(value)
