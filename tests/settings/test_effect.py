@@ -157,18 +157,21 @@ ENGINE_KEYS = {
 
 @pytest.mark.vllm
 @key(*ENGINE_KEYS)
-def test_the_engines_keys_become_vllms_arguments() -> None:
+def test_the_engines_keys_become_vllms_arguments(tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
     from vllm.engine.arg_utils import AsyncEngineArgs
 
+    from adaptive_lora.engine.random_models import make_model
     from adaptive_lora.engine.vllm import VLLMInferenceEngine
     from adaptive_lora.engine.vllm_args import engine_arguments
 
     flags: dict[str, Any] = {name: value for name, (value, _) in ENGINE_KEYS.items()}
-    settings = load_settings(environ={}, flags=flags | {"model.base_model": "org/name"}).settings
+    base = str(make_model(tmp_path))
+    settings = load_settings(environ={}, flags=flags | {"model.base_model": base}).settings
     engine = build_engine(settings.model, settings.adapters, settings.inference)
     assert isinstance(engine, VLLMInferenceEngine)
     arguments = AsyncEngineArgs(**engine_arguments(engine._options))
-    assert arguments.model == "org/name"
+    assert arguments.model == base
     for value, argument in ENGINE_KEYS.values():
         assert getattr(arguments, argument) == value, argument
 
