@@ -71,9 +71,6 @@ class Runtime:
         self.detail = "starting"
         self.started_at = time.monotonic()
         self.created = int(time.time())
-        self.interrupted = False
-        """Given up while the engine was loading, which goes on in its thread: nothing can stop it but an
-        exit."""
         self.catalog = catalog
         self.rejected: dict[str, AdapterError] = {}
         self._engine = engine
@@ -158,7 +155,6 @@ class Runtime:
                 )
             await starting
         finally:
-            self.interrupted = not starting.done()
             starting.cancel()
         served = await self._load_adapters(engine, self.catalog)
         self._orchestrator = Orchestrator(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
 
 import uvicorn
 
@@ -65,30 +62,5 @@ def run_server(
         _log.info("listening on %s", url, extra={"url": url})
         if on_listen is not None:
             on_listen(url)
-        runner = asyncio.Runner(loop_factory=config.get_loop_factory())
-        runner.run(server.serve(sockets=[listener]))
-    code = 1 if failed or not server.started else 0
-    if app.state.runtime.interrupted:
-        _leave_at_once(code)
-    runner.close()
-    return code
-
-
-def _leave_at_once(code: int) -> NoReturn:
-    """End the process although a thread still loads the engine, and end the processes that it has started.
-
-    Waiting for that thread, as Python does at its end, would make Ctrl-C take as long as loading a model.
-    """
-    import psutil
-
-    children = [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "resource_tracker" not in "".join(child.cmdline())  # ends by itself, after it has cleaned up
-    ]
-    for child in children:
-        child.terminate()
-    for child in psutil.wait_procs(children, timeout=3)[1]:
-        child.kill()
-    logging.shutdown()
-    os._exit(code)
+        server.run(sockets=[listener])
+    return 1 if failed or not server.started else 0
