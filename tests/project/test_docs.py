@@ -18,11 +18,6 @@ ROOT = Path(__file__).parents[2]
 URL = "http://127.0.0.1:8000"
 ADRS = sorted(f"docs/adr/{path.name}" for path in ROOT.glob("docs/adr/*.md"))
 PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", *ADRS)
-    "README.md",
-    "CONTRIBUTING.md",
-    "ARCHITECTURE.md",
-    *(f"docs/adr/{p.name}" for p in ROOT.glob("docs/adr/*")),
-)
 
 
 class Block(NamedTuple):
