@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -9,9 +10,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from adaptive_lora.engine.cpu_resources import native_bf16
 from adaptive_lora.engine.random_models import make_adapters, make_model, make_prompts
 
-__all__ = ["make_bench_adapters", "make_bench_model", "make_prompts", "print_result"]
+__all__ = ["add_dtype_option", "make_bench_adapters", "make_bench_model", "make_prompts", "print_result"]
 
 BENCH_CONFIG = {
     "hidden_size": 768,
@@ -23,6 +25,18 @@ BENCH_CONFIG = {
     "max_position_embeddings": 2048,
 }
 """83 M parameters, 71 M of them in the seven linear layers that the adapters change."""
+
+
+def add_dtype_option(parser: argparse.ArgumentParser) -> None:
+    """`--dtype`: bf16 where the processor has instructions for it, else float32, as the engine chooses.
+
+    On x86 below AVX-512 vLLM computes bf16 with torch's slow fallback, base and all: the benchmark takes an
+    hour there, and its ratios flatter whatever is compared with the base.
+    """
+    native = "bfloat16" if native_bf16() else "float32"
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default=native, help="weights and activations"
+    )
 
 
 def make_bench_model(folder: Path, *, seed: int = 0) -> Path:

@@ -1,6 +1,6 @@
 """Throughput of multi-LoRA on a CPU: vLLM without LoRA, with its own LoRA path ("stock") and with ours.
 
-    python benchmarks/bench_cpu_lora.py [--adapters 1 4 8 16] [--repeats 3] [--dtype bfloat16] [--quick]
+    python benchmarks/bench_cpu_lora.py [--adapters 1 4 8 16] [--stock 1 4 8 16] [--repeats 3] [--dtype ...]
 
 One model of 83 M parameters with random weights, adapters of rank 16 on all seven linear layers,
 32 requests of 256 tokens in and 64 out, spread over the adapters in turn. Prefill is measured with one token
@@ -8,9 +8,6 @@ out; decode is the time of the whole run less that of the prefill. Every configu
 its own, started once; in each repeat all of them measure one after the other, so that a slow minute of the
 machine meets all, and medians are reported. A process that does not measure is stopped (SIGSTOP), for vLLM's
 workers poll. The last line is JSON.
-
-On x86 below AVX-512 vLLM computes bf16 with torch's slow fallback, base and all: there bf16 takes an hour and
-its ratios flatter every LoRA path; --dtype float32 is what the engine itself chooses on such a machine.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import make_bench_adapters, make_bench_model, make_prompts, print_result
+from _common import add_dtype_option, make_bench_adapters, make_bench_model, make_prompts, print_result
 
 NUM_REQUESTS, TOKENS_IN, TOKENS_OUT, RANK = 32, 256, 64, 16
 
@@ -179,8 +176,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--quick", action="store_true", help="base and ours only, without compiled base and stock"
+        "--stock", type=int, nargs="*", help="as --adapters, for vLLM's own path; none skips it"
     )
+    add_dtype_option(parser)
     parser.add_argument("--child", nargs=2, metavar=("NAME", "ADAPTERS"), help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -188,11 +186,10 @@ def main() -> None:
         configuration = Configuration(args.child[0], int(args.child[1]))
         measure_here(args.work, configuration, args.dtype, args.seed)
         return
-    configurations = [Configuration("base", 0), *(Configuration("ours", n) for n in args.adapters)]
-    if not args.quick:
-        stock = args.adapters if args.stock is None else args.stock
-        configurations.insert(1, Configuration("base_compiled", 0))
-        configurations += [Configuration("stock", n) for n in stock]
+    stock = args.adapters if args.stock is None else args.stock
+    configurations = [Configuration("base", 0), Configuration("base_compiled", 0)]
+    configurations += [Configuration("ours", n) for n in args.adapters]
+    configurations += [Configuration("stock", n) for n in stock]
     result = bench(configurations, repeats=args.repeats, dtype=args.dtype, seed=args.seed)
     print_result(result, seed=args.seed)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_server.py [--adapters 8] [--requests 96] [--repeats 3]
 
-One model of 83 M parameters with random weights in bf16, adapters of rank 16 on all seven linear layers; 32
+One model of 83 M parameters with random weights, adapters of rank 16 on all seven linear layers; 32
 clients in a closed loop, each request 256 tokens in and 64 out, spread over the adapters in turn. Four
 systems with the same engine arguments, in processes of their own:
 
@@ -39,7 +39,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _common import make_bench_adapters, make_bench_model, print_result
+from _common import add_dtype_option, make_bench_adapters, make_bench_model, print_result
 
 CONCURRENCY, TOKENS_IN, TOKENS_OUT, RANK = 32, 256, 64, 16
 KV_CACHE_BYTES = 1 << 30
@@ -88,14 +88,14 @@ async def closed_loop(work: Sequence[Work], ask: Any) -> tuple[float, list[Any]]
 # The children: each measures once per line on its standard input and answers with one line of JSON.
 
 
-async def serve_engine(folder: Path, n_adapters: int, n_requests: int, seed: int) -> None:
+async def serve_engine(folder: Path, n_adapters: int, n_requests: int, dtype: str, seed: int) -> None:
     from adaptive_lora.engine.collect import collect
     from adaptive_lora.engine.factory import build_engine
     from adaptive_lora.serving.loading import describe_base, load_catalog
     from adaptive_lora.settings import Settings
     from adaptive_lora.types import GenerateRequest, SamplingConfig
 
-    settings = Settings.model_validate(settings_of(folder, n_adapters, seed))
+    settings = Settings.model_validate(settings_of(folder, n_adapters, dtype, seed))
     engine = build_engine(settings.model, settings.adapters, settings.inference)
     await engine.start()
     catalog = load_catalog(settings, describe_base(settings))
@@ -224,11 +224,11 @@ class Process:
         self.process.wait()
 
 
-def settings_of(folder: Path, n_adapters: int, seed: int) -> dict[str, Any]:
+def settings_of(folder: Path, n_adapters: int, dtype: str, seed: int) -> dict[str, Any]:
     return {
         "model": {
             "base_model": str(folder / "model"),
-            "dtype": "bfloat16",
+            "dtype": dtype,
             "max_model_len": MAX_MODEL_LEN,
             "kv_cache_bytes": KV_CACHE_BYTES,
             "seed": seed,
@@ -244,18 +244,18 @@ def settings_of(folder: Path, n_adapters: int, seed: int) -> dict[str, Any]:
     }
 
 
-def our_server(folder: Path, n_adapters: int, seed: int, port: int) -> list[str]:
-    settings = settings_of(folder, n_adapters, seed) | {"api": {"port": port}}
+def our_server(folder: Path, n_adapters: int, dtype: str, seed: int, port: int) -> list[str]:
+    settings = settings_of(folder, n_adapters, dtype, seed) | {"api": {"port": port}}
     config = folder / "serving.yaml"
     config.write_text(json.dumps(settings))  # JSON is YAML
     return [sys.executable, "-m", "adaptive_lora", "serve", "--config", str(config)]
 
 
-def vllm_server(folder: Path, n_adapters: int, seed: int, port: int) -> list[str]:
+def vllm_server(folder: Path, n_adapters: int, dtype: str, seed: int, port: int) -> list[str]:
     modules = [f"adapter-{i}={folder}/adapters/adapter-{i}" for i in range(n_adapters)]
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "model")),
-        *("--host", "127.0.0.1", "--port", str(port), "--seed", str(seed), "--dtype", "bfloat16"),
+        *("--host", "127.0.0.1", "--port", str(port), "--seed", str(seed), "--dtype", dtype),
         *("--max-model-len", str(MAX_MODEL_LEN), "--kv-cache-memory-bytes", str(KV_CACHE_BYTES)),
         *("--max-num-seqs", str(CONCURRENCY), "--enable-lora", "--max-lora-rank", str(RANK)),
         *("--max-loras", str(n_adapters), "--max-cpu-loras", str(n_adapters)),
@@ -287,7 +287,7 @@ def prepare(folder: Path, n_adapters: int, seed: int) -> None:
 
 
 def bench(
-    n_adapters: int, n_requests: int, repeats: int, seed: int, streams: Sequence[bool]
+    n_adapters: int, n_requests: int, repeats: int, dtype: str, seed: int, streams: Sequence[bool]
 ) -> dict[str, Any]:
     samples: dict[bool, dict[str, list[float]]] = {
         stream: {name: [] for name in ("engine", "auto", "named", "vllm_serve")} for stream in streams
@@ -305,14 +305,16 @@ def bench(
         own = [sys.executable, __file__, "--adapters", str(n_adapters), "--requests", str(n_requests)]
         try:
             note("starting the engine")
-            engine = start([*own, "--seed", str(seed), "--engine", str(folder)], ready="ready")
+            engine = start(
+                [*own, "--dtype", dtype, "--seed", str(seed), "--engine", str(folder)], ready="ready"
+            )
             engine.pause()
             servers: dict[str, tuple[Process, Process]] = {}
             for kind, command in (("ours", our_server), ("vllm", vllm_server)):
                 note(f"starting the server: {kind}")
                 port = free_port()
                 url = f"http://127.0.0.1:{port}"
-                server = start(command(folder, n_adapters, seed, port), log=folder / f"{kind}.log")
+                server = start(command(folder, n_adapters, dtype, seed, port), log=folder / f"{kind}.log")
                 server.wait_until_up(url + ("/ready" if kind == "ours" else "/health"))
                 load = start([*own, "--load", url], ready="ready")
                 load.ask({"seed": -1, "n": CONCURRENCY, "auto": kind == "ours", "stream": False})
@@ -391,17 +393,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="whole answers only, not streamed")
+    add_dtype_option(parser)
     parser.add_argument("--engine", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.engine:
-        asyncio.run(serve_engine(args.engine, args.adapters, args.requests, args.seed))
+        asyncio.run(serve_engine(args.engine, args.adapters, args.requests, args.dtype, args.seed))
     elif args.load:
         asyncio.run(generate_load(args.load, args.adapters, args.requests))
     else:
         streams = (False,) if args.quick else (False, True)
-        figures = bench(args.adapters, args.requests, args.repeats, args.seed, streams)
-        print_result({"server": figures}, seed=args.seed)
+        figures = bench(args.adapters, args.requests, args.repeats, args.dtype, args.seed, streams)
+        print_result({"server": figures | {"dtype": args.dtype}}, seed=args.seed)
 
 
 if __name__ == "__main__":
