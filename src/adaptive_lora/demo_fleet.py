@@ -54,6 +54,20 @@ def resolve(model: ModelSettings, adapters: AdaptersSettings) -> FleetPaths:
     return FleetPaths(str(fleet / "base"), adapters.path or (own if own.is_dir() else None))
 
 
+def public_name(base_model: str) -> str:
+    """What callers may see of a resolved `model.base_model`: no path of this machine.
+
+    `demo` for the demo's base, a folder's own name for another folder, a Hugging Face id as it is.
+    """
+    path = Path(base_model)
+    if not path.is_absolute() and not path.is_dir():
+        return base_model
+    try:
+        return DEMO if path.resolve() == (folder() / "base").resolve() else path.name
+    except SettingsError:
+        return path.name
+
+
 def resolve_settings(settings: Settings) -> Settings:
     """The same settings with `demo` turned into folders, ready for the rooms that load from them.
 

@@ -65,6 +65,13 @@ def load_catalog(settings: Settings, base: BaseModelInfo) -> Catalog:
     return catalog.load_catalog(settings.adapters.path, base=base, max_rank=settings.adapters.max_lora_rank)
 
 
+def check_unchanged(version: AdapterVersion) -> None:
+    """The engine is about to read the files that were verified some time ago: are they still the same?"""
+    from adaptive_lora.adapters.verify import check_unchanged as check
+
+    check(version)
+
+
 def fit_router(settings: Settings, versions: Sequence[AdapterVersion]) -> Routes:
     """Learn from the adapters' examples."""
     from adaptive_lora.router.encoder import load_encoder

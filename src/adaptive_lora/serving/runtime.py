@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
+from adaptive_lora import demo_fleet
 from adaptive_lora.agents.orchestrator import Orchestrator, Routes
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.errors import (
@@ -69,10 +70,12 @@ class Runtime:
         self.metrics = metrics
         self.phase: Phase = "starting"
         self.detail = "starting"
+        self.base_model = demo_fleet.public_name(settings.model.base_model)
         self.started_at = time.monotonic()
         self.created = int(time.time())
         self.catalog = catalog
         self.rejected: dict[str, AdapterError] = {}
+        self._is_catalog_ours = catalog is None
         self._engine = engine
         self._router = router
         self._on_failure = on_failure
@@ -167,7 +170,7 @@ class Runtime:
         )
         names = ", ".join(version.id for version in served) or "none"
         self._enter("ready", "serving")
-        _log.info("ready; base model %s; agents: %s", engine.model_name, names)
+        _log.info("ready; base model %s; agents: %s", self.base_model, names)
 
     async def _load_adapters(self, engine: Engine, catalog: Catalog) -> list[AdapterVersion]:
         """The adapters that the engine took and that generate. The base itself must generate, or nothing is
@@ -178,6 +181,8 @@ class Runtime:
         served = []
         for version in catalog.versions:
             try:
+                if self._is_catalog_ours:
+                    await asyncio.to_thread(loading.check_unchanged, version)
                 await engine.load(version)
                 await self._canary(engine, version)
             except EngineDead:

@@ -35,7 +35,7 @@ async def adapters(request: Request) -> Response:
         for version in runtime.orchestrator.versions
     ]
     body = {
-        "base_model": runtime.settings.model.base_model,
+        "base_model": runtime.base_model,
         "adapters": served,
         "rejected": rejected_as_list(runtime.rejected),
     }
@@ -65,7 +65,7 @@ async def model(model: Annotated[str, Path(max_length=MAX_NAME_CHARS)], request:
 
 
 def _models(runtime: Runtime) -> list[dict[str, Any]]:
-    base_model = runtime.settings.model.base_model
+    base_model = runtime.base_model
 
     def entry(name: str, *, root: str, parent: str | None) -> dict[str, Any]:
         return {

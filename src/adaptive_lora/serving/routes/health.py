@@ -48,7 +48,7 @@ async def health(request: Request) -> Response:
         "detail": runtime.detail,
         "version": __version__,
         "uptime_s": round(time.monotonic() - runtime.started_at, 3),
-        "base_model": runtime.settings.model.base_model,
+        "base_model": runtime.base_model,
         "engine": asdict(stats) if stats else None,
         "adapters": [version.id for version in runtime.orchestrator.versions] if serving else [],
         "rejected": sorted(runtime.rejected),
