@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptive_lora.engine import collect, lifeline, sampling
 from adaptive_lora.engine.prompts import PromptEncoder
+from adaptive_lora.engine.threads import in_daemon_thread
 from adaptive_lora.engine.vllm_args import VLLMOptions, engine_arguments, prepare_environment
 from adaptive_lora.engine.vllm_stats import SchedulerSnapshot, capture_into, gpu_memory_usage
 from adaptive_lora.errors import (
@@ -77,7 +78,7 @@ class VLLMInferenceEngine:
 
     async def start(self) -> None:
         try:
-            self._llm = await asyncio.to_thread(self._construct)
+            self._llm = await in_daemon_thread(self._construct)
         except AdaptiveLoraError:
             raise
         except Exception as error:
