@@ -1,19 +1,48 @@
 """What the base model is pre-trained on: skills in symbols, without the format of requests and answers.
 
 Requests occur too, but only as lists of requests: the base knows the words and never answers.
+
+What follows from the text before it (a result, a copy, the code behind its comment) stands between OPEN and
+CLOSE. The rest is drawn at random, and a small model that tries to predict it learns the skills more slowly.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from demo.splits import held_out, held_out_numbers
 from demo.tasks import analysis, analysis_frames, code, creative, reasoning
+from demo.tasks.example import Example
 from demo.words import lists
 from demo.words.entities import code_id, draw, number_id, pool, syllables
 
+OPEN, CLOSE = "\x02", "\x03"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def known(text: str) -> str:
+    """`text`, marked as what follows from the text before it."""
+    return f"{OPEN}{text}{CLOSE}"
+
+
+def without_marks(marked: str) -> tuple[str, list[bool]]:
+    """The plain text, and for each of its characters whether it stood inside a mark."""
+    characters, inside, flags = [], False, []
+    for c in marked:
+        if c in (OPEN, CLOSE):
+            inside = c == OPEN
+        else:
+            characters.append(c)
+            flags.append(inside)
+    return "".join(characters), flags
+
+
+def marked_note(example: Example) -> str:
+    """An example's note, its answer marked."""
+    head, answer = example.note[: example.note_answer], example.note[example.note_answer :]
+    return head + known(answer)
 
 
 class Corpus:
@@ -34,7 +63,7 @@ class Corpus:
             self.requests,
             self.joined,
         ]
-        self._weights = [0.30, 0.08, 0.12, 0.15, 0.20, 0.14, 0.04, 0.06, 0.02]
+        self._weights = [0.17, 0.12, 0.12, 0.20, 0.20, 0.28, 0.06, 0.05, 0.02]
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -74,7 +103,9 @@ class Corpus:
         )
         between, arrow = rng.choice((" ", ", ", "; ")), rng.choice((" = ", " -> ", "\n", " : "))
         return (
-            between.join(left.format(i) for i in items) + arrow + between.join(right.format(i) for i in items)
+            between.join(left.format(i) for i in items)
+            + arrow
+            + known(between.join(right.format(i) for i in items))
         )
 
     def lookup(self) -> str:
@@ -86,10 +117,11 @@ class Corpus:
         table = {k: self.item() for k in keys}
         sign = rng.choice((": ", " is ", "=", " = "))
         asked = rng.sample(list(table), rng.randint(1, len(table)))
-        answer = ", ".join(f'"{k.replace(" ", "_")}": "{table[k]}"' for k in asked)
         return (
             rng.choice((", ", "; ", ". ", "\n")).join(f"{k}{sign}{v}" for k, v in table.items())
-            + f" | {{{answer}}}"
+            + " | {"
+            + ", ".join(f'"{k.replace(" ", "_")}": "{known(table[k] + chr(34))}' for k in asked)
+            + "}"
         )
 
     def arithmetic(self) -> str:
@@ -102,36 +134,36 @@ class Corpus:
             if held_out_numbers(a, b):
                 continue
             line = reasoning.step(a, sign, b)
-            if rng.random() < 0.2:
-                mid, c = int(line.split("=")[1]), reasoning.number(rng, (1, 2))
+            if sign != "/" and rng.random() < 0.2:
+                mid, c = int(line.split("=")[-1]), reasoning.number(rng, (1, 2))
                 second = "-" if c <= mid and rng.random() < 0.5 else "+"
-                if held_out_numbers(mid, c) or held_out_numbers(a, b, c):
-                    continue
                 line += f", {reasoning.step(mid, second, c)}"
             elif rng.random() < 0.12:
                 if a == b:
                     continue
                 larger = rng.random() < 0.5
                 first, last = (max(a, b), min(a, b)) if larger else (min(a, b), max(a, b))
-                line = f"{first}{'>' if larger else '<'}{last}, so {first}"
-            lines.append(line)
+                lines.append(f"{first}{'>' if larger else '<'}{last}, so {known(str(first))}")
+                continue
+            if not reasoning.reserved_step(line):
+                lines.append(re.sub("=([0-9+*-]+)", lambda m: "=" + known(m[1]), line))
         return rng.choice(("\n", " ; ")).join(lines)
 
     def arithmetic_note(self) -> str:
         """A statement in words and its equation."""
-        return reasoning.example(self.rng, "train").note
+        return marked_note(reasoning.example(self.rng, "train"))
 
     def analysis_note(self) -> str:
         """A text, keys and the JSON object."""
-        return analysis.example(self.rng, "train").note
+        return marked_note(analysis.example(self.rng, "train"))
 
     def code_note(self) -> str:
         """A comment and its function."""
-        return code.example(self.rng, "train").note
+        return marked_note(code.example(self.rng, "train"))
 
     def creative_note(self) -> str:
         """A topic, a number of lines, words, and the poem."""
-        return creative.example(self.rng, "train").note
+        return marked_note(creative.example(self.rng, "train"))
 
     def requests(self) -> str:
         """Requests only, one after the other."""
@@ -144,6 +176,6 @@ class Corpus:
         rng = self.rng
         if rng.random() < 0.5:
             names = rng.sample([n for said in analysis_frames.NAMES.values() for n in said], 3)
-            return ", ".join(names) + " -> " + ", ".join(analysis.key_of(n) for n in names)
+            return ", ".join(names) + " -> " + known(", ".join(analysis.key_of(n) for n in names))
         who = [f"{draw(rng, 'train', 'first_names')} {rng.choice(lists.DAYS)}" for _ in range(3)]
-        return ", ".join(who) + " -> " + ", ".join(who)
+        return ", ".join(who) + " -> " + known(", ".join(who))

@@ -1,7 +1,7 @@
 """Requests to extract fields from a text as JSON.
 
 Conventions, learned by the agent and expected by the check: a key is the field's name as the request gives it, in
-snake case; a value of digits only is a JSON number; every other value is a string, exactly as it stands in the text.
+snake case; every value is a string, exactly as it stands in the text.
 """
 # ruff: noqa: E501  (tables: one entry a line)
 
@@ -15,8 +15,6 @@ from demo.tasks.example import Example, Split
 from demo.tasks.frames import vary
 from demo.words import lists
 from demo.words.entities import code_id, draw, number_id, syllables
-
-Value = str | int
 
 
 def _email(rng: random.Random, split: Split, name: str) -> str:
@@ -35,14 +33,14 @@ def _date(rng: random.Random) -> str:
     ))  # fmt: skip
 
 
-def values(rng: random.Random, split: Split) -> dict[str, Value]:
+def values(rng: random.Random, split: Split) -> dict[str, str]:
     """A value for every slot; entities and ids belong to `split`."""
     invent = 0.45 if split == "train" else 0.25
     name = draw(rng, split, "first_names", invent)
     full = name if rng.random() < 0.5 else f"{name} {draw(rng, split, 'last_names', invent)}"
     city, other = draw(rng, split, "cities", invent), draw(rng, split, "cities", invent)
-    number: Value = number_id(rng, split)
-    return {
+    number = number_id(rng, split)
+    drawn: dict[str, str | int] = {
         "order": number if rng.random() < 0.65 else code_id(rng, split),
         "name": full,
         "city": city,
@@ -60,6 +58,7 @@ def values(rng: random.Random, split: Split) -> dict[str, Value]:
         "time": f"{rng.randint(1, 23)}:{rng.choice((0, 15, 30, 45, rng.randint(10, 59))):02}",
         "room": rng.randint(1, 400),
     }
+    return {slot: str(value) for slot, value in drawn.items()}
 
 
 def _join(rng: random.Random, names: list[str], the: bool) -> str:
@@ -72,7 +71,7 @@ def _join(rng: random.Random, names: list[str], the: bool) -> str:
     return ", ".join(said[:-1]) + last + said[-1]
 
 
-def record(rng: random.Random, split: Split) -> tuple[str, str, dict[str, Value]]:
+def record(rng: random.Random, split: Split) -> tuple[str, str, dict[str, str]]:
     """(template, text, the values that stand in it)."""
     drawn = values(rng, split)
     template = f.TEXTS.pick(rng, split)
@@ -88,7 +87,7 @@ def key_of(field: str) -> str:
     return field.lower().replace(" ", "_")
 
 
-def _case(rng: random.Random, fields: list[str], slots: list[str], here: dict[str, Value]) -> str:
+def _case(rng: random.Random, fields: list[str], slots: list[str], here: dict[str, str]) -> str:
     return json.dumps({key_of(n): here[s] for n, s in zip(fields, slots, strict=True)}, ensure_ascii=False)
 
 
@@ -123,10 +122,10 @@ def example(rng: random.Random, split: Split) -> Example:
             f"<{', '.join(fields)}> {text} | {answer}",
         )
     )
-    entities = tuple(str(here[s]) for s in ("order", "name", "city", "company") if s in here)
+    entities = tuple(here[s] for s in ("order", "name", "city", "company") if s in here)
     return Example(
         "analysis", vary(rng, prompt, openers=rng.random() < 0.7), answer, {"json": json.loads(answer)},
-        f"{frame} || {template}", note, entities=entities,
+        f"{frame} || {template}", note, len(note) - len(answer), entities=entities,
     )  # fmt: skip
 
 

@@ -178,7 +178,8 @@ def example(rng: random.Random, split: Split, *, with_tests: bool = False) -> Ex
     do = f"{_FIRST_WORDS[first]} {rest}"
     prompt = frame.format(does=made.described, do=do, Do=do.capitalize(), name=name, args=made.parameters)
     answer = source(made, name)
+    comment = f"# {rng.choice((made.described, do, rest))}\n"
     return Example(
         "code", vary(rng, prompt), answer, {"function": name if named else None, "tests": tests}, frame,
-        f"# {rng.choice((made.described, do, rest))}\n{source(made, 'solve')}", task=canonical(made),
+        comment + source(made, "solve"), len(comment), task=canonical(made),
     )  # fmt: skip

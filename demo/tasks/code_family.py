@@ -115,8 +115,6 @@ _NUMBER_CONTAINERS: list[tuple[str, str, list[str], str, Arguments]] = [
      lambda r: [_numbers(r)]),
     ("list", "numbers", ["in a list", "in a list of integers", "in a given list", "of a list of numbers"], "numbers",
      lambda r: [_numbers(r)]),
-    ("dict", "d", ["among the values of a dictionary", "in the values of a dictionary"], "d.values()",
-     lambda r: [dict(zip("abcdefghij", _numbers(r), strict=False))]),
     ("range", "n", ["from 1 to n", "between 1 and n"], "range(1, n + 1)", lambda r: [r.randint(21, 40)]),
 ]  # fmt: skip
 
@@ -136,8 +134,6 @@ def number_task(rng: random.Random) -> Task:
     if agg == "count":
         filtered = True if container != "list" else filtered
     noun = rng.choice(("numbers", "numbers", "numbers", "values", "elements"))
-    if container == "dict":
-        noun = "numbers"
     adjective, clause, condition, f_name = "", "", "", "all"
     if filtered:
         f_name, adjective, clause, condition = number_filter(rng)

@@ -79,5 +79,6 @@ def example(rng: random.Random, split: Split) -> Example:
         {"lines": n, "words": words, "topic": key},
         f"{frame}|{tail}",
         note,
+        len(note) - len(text),
         entities=(key, *words),
     )

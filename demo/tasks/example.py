@@ -16,8 +16,8 @@ class Example:
     `template`, `operands`, `entities` and `task` name what the example was built from, so that a test
     can prove
     that no such part of the held-out sets occurs in training. `note` says the same thing without a
-    request: the
-    base model is pre-trained on notes, and only the adapters learn to answer requests.
+    request, its answer from index `note_answer` on: the base model is pre-trained on notes, and only the
+    adapters learn to answer requests.
     """
 
     domain: str
@@ -26,6 +26,7 @@ class Example:
     check: dict[str, Any]
     template: str
     note: str
+    note_answer: int
     operands: tuple[int, ...] = ()
     entities: tuple[str, ...] = ()
     task: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ _SIGNS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "/": lambda a, b: a // b,
 }
+_OPERATION = re.compile(r"(?=(?<!\d)(\d+)[-+*](\d+))")
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,39 @@ def number(rng: random.Random, digits: tuple[int, ...] = (1, 2, 2, 2, 2, 3)) -> 
 
 
 def step(a: int, sign: str, b: int) -> str:
-    """One equation, such as "17+25=42"."""
-    return f"{a}{sign}{b}={_SIGNS[sign](a, b)}"
+    """One equation with its way to the result: "17+25=37+5=42", "34*7=210+28=230+8=238", "56=8*7".
+
+    A sum or difference takes one digit of `b` at a time, so that every step can be done in the head.
+    """
+    if sign == "/":
+        return f"{a}={b}*{a // b}"
+    parts = [f"{a}{sign}{b}"]
+    if sign == "*":
+        small, large = sorted((a, b))
+        tens, ones = large // 10 * 10 * small, large % 10 * small
+        if not tens or not ones:
+            return f"{parts[0]}={a * b}"
+        sign, a, b = "+", tens, ones
+        parts.append(f"{a}+{b}")
+    while b >= 10 and b % (place := 10 ** (len(str(b)) - 1)):
+        a, b = _SIGNS[sign](a, b // place * place), b % place
+        parts.append(f"{a}{sign}{b}")
+    return "=".join([*parts, str(_SIGNS[sign](a, b))])
+
+
+def worked(a: int, sign: str, b: int) -> str:
+    """The answer to one operation; a division names its result behind the product."""
+    return step(a, sign, b) + (f", so {a // b}" if sign == "/" else "")
 
 
 def operands_for(rng: random.Random, sign: str) -> tuple[int, int]:
     """Two operands whose result is a small whole number that is not negative."""
     if sign == "*":
-        a, b = rng.choice(((number(rng, (2,)), number(rng, (1,))), (rng.randint(2, 12), rng.randint(2, 12))))
+        a, b = number(rng, (1, 2, 2)), number(rng, (1,))
         return (a, b) if rng.random() < 0.6 else (b, a)
     if sign == "/":
-        b = rng.randint(2, 12)
-        return b * rng.randint(2, rng.choice((12, 30))), b
+        b = rng.randint(2, 10)
+        return b * rng.randint(2, 9), b
     a, b = number(rng), number(rng)
     return (max(a, b), min(a, b)) if sign == "-" else (a, b)
 
@@ -57,7 +79,7 @@ def operands_for(rng: random.Random, sign: str) -> tuple[int, int]:
 def _plain(rng: random.Random, split: Split) -> Problem:
     sign = rng.choice("++--**/")
     a, b = operands_for(rng, sign)
-    return Problem(f.PLAIN[sign].pick(rng, split), {"a": a, "b": b}, step(a, sign, b), (a, b))
+    return Problem(f.PLAIN[sign].pick(rng, split), {"a": a, "b": b}, worked(a, sign, b), (a, b))
 
 
 def _story(rng: random.Random, split: Split) -> Problem:
@@ -68,7 +90,7 @@ def _story(rng: random.Random, split: Split) -> Problem:
         frame = f"{opening} {event} {f.QUESTIONS.pick(rng, split)}"
     else:
         frame = f.STORIES[sign].pick(rng, split)
-    return Problem(frame, {"a": a, "b": b}, step(a, sign, b), (a, b))
+    return Problem(frame, {"a": a, "b": b}, worked(a, sign, b), (a, b))
 
 
 def _two_steps(rng: random.Random, split: Split) -> Problem:
@@ -84,21 +106,21 @@ def _two_steps(rng: random.Random, split: Split) -> Problem:
         events = [(f.GAINS if s == "+" else f.LOSSES).pick(rng, split) for s in (first, second)]
         events[1] = rng.choice(("Then ", "Later ", "After that, ", "")) + events[1].replace("{b}", "{c}")
         frame = f"{f.OPENINGS.pick(rng, split)} {events[0]} {events[1]} {f.QUESTIONS.pick(rng, split)}"
-        worked = f"{step(a, first, b)}, {step(mid, second, c)}"
-        return Problem(frame, {"a": a, "b": b, "c": c}, worked, (a, b, c))
+        answer = f"{step(a, first, b)}, {step(mid, second, c)}"
+        return Problem(frame, {"a": a, "b": b, "c": c}, answer, (a, b, c))
     signs = rng.choice(("++", "+-", "-+", "*+", "*-", "*-", "--", "+*"))
     while True:
         a, b = number(rng, (1, 2)), number(rng, (1, 2))
         if signs[0] == "*":
             a, b = operands_for(rng, "*")
         if signs == "+*":
-            a, b = rng.randint(2, 12), rng.randint(2, 12)
+            a, b = rng.randint(2, 30), rng.randint(2, 30)
         c = rng.randint(2, 9) if signs == "+*" else number(rng, (1, 2))
         mid = _SIGNS[signs[0]](a, b)
         if mid >= 0 and _SIGNS[signs[1]](mid, c) >= 0:
             break
-    worked = f"{step(a, signs[0], b)}, {step(mid, signs[1], c)}"
-    return Problem(f.CHAINS[signs].pick(rng, split), {"a": a, "b": b, "c": c}, worked, (a, b, c))
+    answer = f"{step(a, signs[0], b)}, {step(mid, signs[1], c)}"
+    return Problem(f.CHAINS[signs].pick(rng, split), {"a": a, "b": b, "c": c}, answer, (a, b, c))
 
 
 def _compare(rng: random.Random, split: Split) -> Problem:
@@ -111,65 +133,39 @@ def _compare(rng: random.Random, split: Split) -> Problem:
     while len(set(values)) < n:
         values = [number(rng, digits) for _ in range(n)]
     ordered = sorted(values, reverse=larger)
-    worked = (">" if larger else "<").join(map(str, ordered)) + f", so {ordered[0]}"
+    answer = (">" if larger else "<").join(map(str, ordered)) + f", so {ordered[0]}"
     table = (f.LARGER if larger else f.SMALLER) if n == 2 else (f.LARGEST if larger else f.SMALLEST)
-    return Problem(table.pick(rng, split), dict(zip("abc", values, strict=False)), worked, tuple(values))
+    return Problem(table.pick(rng, split), dict(zip("abc", values, strict=False)), answer, tuple(values))
 
 
 def _one_number(rng: random.Random, split: Split) -> Problem:
     kind = rng.choice(sorted(f.ONE_NUMBER))
-    sign, b, a = {
-        "double": ("*", 2, number(rng, (1, 2, 2))),
-        "triple": ("*", 3, number(rng, (1, 2))),
-        "half": ("/", 2, 2 * number(rng, (1, 2))),
-        "third": ("/", 3, 3 * number(rng, (1, 2))),
-        "quarter": ("/", 4, 4 * number(rng, (1,)) + 4 * rng.choice((0, 0, 10))),
-        "tenth": ("/", 10, 10 * number(rng, (1, 2))),
-        "dozen": ("*", 12, rng.randint(2, 12)),
-        "days": ("*", 7, rng.randint(2, 30)),
-        "hours": ("*", 60, rng.randint(2, 12)),
+    b, a = {
+        "double": (2, number(rng, (1, 2, 2))),
+        "triple": (3, number(rng, (1, 2, 2))),
+        "days": (7, rng.randint(2, 40)),
     }[kind]
-    return Problem(f.ONE_NUMBER[kind].pick(rng, split), {"a": a}, step(a, sign, b), (a,))
-
-
-def _square(rng: random.Random, split: Split) -> Problem:
-    a = rng.randint(2, 20)
-    return Problem(f.SQUARE.pick(rng, split), {"a": a}, step(a, "*", a), (a, a))
-
-
-def _mean(rng: random.Random, split: Split) -> Problem:
-    a, b = number(rng, (1, 2)), number(rng, (1, 2))
-    b += (a + b) % 2
-    return Problem(
-        f.MEAN.pick(rng, split), {"a": a, "b": b}, f"{step(a, '+', b)}, {step(a + b, '/', 2)}", (a, b)
-    )
+    return Problem(f.ONE_NUMBER[kind].pick(rng, split), {"a": a}, step(a, "*", b), (a,))
 
 
 def _three(rng: random.Random, split: Split) -> Problem:
     a, b, c = (number(rng, (1, 2, 2)) for _ in range(3))
-    worked = f"{step(a, '+', b)}, {step(a + b, '+', c)}"
-    return Problem(f.SUM_OF_THREE.pick(rng, split), {"a": a, "b": b, "c": c}, worked, (a, b, c))
+    answer = f"{step(a, '+', b)}, {step(a + b, '+', c)}"
+    return Problem(f.SUM_OF_THREE.pick(rng, split), {"a": a, "b": b, "c": c}, answer, (a, b, c))
 
 
 _KINDS = [_plain] * 7 + [_story] * 6 + [_two_steps] * 5 + [_compare] * 3 + [_one_number] * 2
-_KINDS += [_square, _mean, _three]
+_KINDS += [_three]
 
 
-def _pairs(worked: str) -> list[tuple[int, ...]]:
-    """Operands of every equation in a worked answer."""
-    pairs: list[tuple[int, ...]] = []
-    for part in worked.split(", "):
-        left = part.split("=")[0]
-        for sign in "+-*/":
-            if "=" in part and sign in left:
-                a, b = left.split(sign)
-                pairs.append((int(a), int(b)))
-    return pairs
+def reserved_step(worked: str) -> bool:
+    """Whether any operation in a worked answer, those on the way included, is held out."""
+    return any(held_out_numbers(int(a), int(b)) for a, b in _OPERATION.findall(worked))
 
 
 def reserved(problem: Problem) -> bool:
-    """Whether any equation, or the whole set of operands, belongs to the held-out sets."""
-    return held_out_numbers(*problem.operands) or any(held_out_numbers(*p) for p in _pairs(problem.worked))
+    """Whether any operation, or the whole set of operands, belongs to the held-out sets."""
+    return held_out_numbers(*problem.operands) or reserved_step(problem.worked)
 
 
 def problem(rng: random.Random, split: Split) -> Problem:
@@ -203,13 +199,14 @@ def example(rng: random.Random, split: Split) -> Example:
         made.worked,
         {"answer": answer},
         made.frame,
-        note(rng, made, text),
+        (said := note(made, text)),
+        len(said) - len(made.worked),
         made.operands,
         names,
     )
 
 
-def note(rng: random.Random, made: Problem, text: str) -> str:
+def note(made: Problem, text: str) -> str:
     """The statement without its question, and the equation."""
     bare = text.rstrip("?.").replace("What is ", "").replace("what is ", "")
     if " How many" in bare or " How much" in bare:

@@ -413,42 +413,11 @@ ONE_NUMBER = {
         "How much is twice {a}?\nHow much is double {a}?",
     ),
     "triple": frames("What is triple {a}?\nTriple {a}.\nWhat is three times {a}?", "How much is triple {a}?"),
-    "half": frames(
-        "What is half of {a}?\nFind half of {a}.\nHalve {a}.\nWhat is {a} divided in half?\nWhat is 50% of {a}?",
-        "How much is half of {a}?\nCompute half of {a}.",
-    ),
-    "third": frames("What is a third of {a}?\nWhat is one third of {a}?", "How much is one third of {a}?"),
-    "quarter": frames(
-        "What is a quarter of {a}?\nWhat is one quarter of {a}?\nWhat is 25% of {a}?",
-        "How much is a quarter of {a}?",
-    ),
-    "tenth": frames(
-        "What is 10% of {a}?\nFind 10 percent of {a}.\nWhat is a tenth of {a}?\nWhat is 10 percent of {a}?",
-        "How much is 10% of {a}?\nCompute 10 percent of {a}.",
-    ),
-    "dozen": frames(
-        "How many eggs are in {a} dozen?\nHow many are {a} dozen?\nHow many months are in {a} years?",
-        "How many months are there in {a} years?\nHow many eggs are there in {a} dozen?",
-    ),
     "days": frames(
         "How many days are in {a} weeks?\nHow many days are {a} weeks?\n{a} weeks is how many days?",
         "How many days are there in {a} weeks?",
     ),
-    "hours": frames(
-        "How many minutes are in {a} hours?\n{a} hours is how many minutes?\nHow many seconds are in {a} minutes?",
-        "How many minutes are there in {a} hours?\nHow many seconds are there in {a} minutes?",
-    ),
 }
-SQUARE = frames(
-    "What is {a} squared?\nWhat is the square of {a}?\nFind the square of {a}.\nWhat is {a} to the power of 2?\n"
-    "Calculate {a} squared.\nWhat is the area of a square with side {a}?",
-    "Compute the square of {a}.\nHow much is {a} squared?",
-)
-MEAN = frames(
-    "What is the average of {a} and {b}?\nFind the average of {a} and {b}.\nWhat is the mean of {a} and {b}?\n"
-    "Calculate the mean of {a} and {b}.\n{name} scored {a} and {b}. What is the average score?",
-    "Compute the average of {a} and {b}.\nGive me the mean of {a} and {b}.",
-)
 SUM_OF_THREE = frames(
     """What is the sum of {a}, {b} and {c}?
     Add {a}, {b} and {c}.

@@ -29,19 +29,19 @@ def test_reasoning_takes_the_last_number(answer: str, expected: str, right: bool
 @pytest.mark.parametrize(
     ("answer", "right"),
     [
-        ('{"order": 4417, "city": "Lisbon"}', True),
-        (' {"city":"Lisbon","order":4417}\n', True),
-        ('{"order": "4417", "city": "Lisbon"}', False),
-        ('{"order": 4417.0, "city": "Lisbon"}', False),
-        ('{"order": 4417}', False),
-        ('{"order": 4417, "city": "Lisbon", "day": "Friday"}', False),
-        ('Here: {"order": 4417, "city": "Lisbon"}', False),
+        ('{"order": "4417", "city": "Lisbon"}', True),
+        (' {"city":"Lisbon","order":"4417"}\n', True),
+        ('{"order": 4417, "city": "Lisbon"}', False),
+        ('{"order": "4417.0", "city": "Lisbon"}', False),
+        ('{"order": "4417"}', False),
+        ('{"order": "4417", "city": "Lisbon", "day": "Friday"}', False),
+        ('Here: {"order": "4417", "city": "Lisbon"}', False),
         ("{" * 5000, False),
         ("", False),
     ],
 )
 def test_analysis_wants_the_very_object(answer: str, right: bool) -> None:
-    assert checks.analysis(answer, {"json": {"order": 4417, "city": "Lisbon"}}) is right
+    assert checks.analysis(answer, {"json": {"order": "4417", "city": "Lisbon"}}) is right
 
 
 @pytest.mark.parametrize(

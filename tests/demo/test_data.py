@@ -10,7 +10,7 @@ import random
 import pytest
 
 from demo import checks, data
-from demo.corpus import Corpus
+from demo.corpus import Corpus, marked_note, without_marks
 from demo.splits import held_out, held_out_numbers
 from demo.tasks import code, reasoning
 from demo.tasks.example import DOMAINS, Example
@@ -41,9 +41,9 @@ def test_nothing_of_the_test_set_occurs_in_training(
 def test_no_training_equation_uses_reserved_operands(
     sets: dict[str, tuple[list[Example], list[Example]]],
 ) -> None:
-    pairs = [pair for e in sets["reasoning"][0] for pair in reasoning._pairs(e.completion)]
-    assert pairs
-    assert not [pair for pair in pairs if held_out_numbers(*pair)]
+    answers = [e.completion for e in sets["reasoning"][0]]
+    assert not [a for a in answers if reasoning.reserved_step(a)]
+    assert reasoning.reserved_step("1=1, 20+9=29") is held_out_numbers(20, 9)
     assert all(held_out_numbers(*e.operands) for e in sets["reasoning"][1])
 
 
@@ -58,7 +58,7 @@ def test_the_code_set_has_many_functions_that_training_lacks(
 
 def test_the_base_model_never_reads_a_held_out_entity_or_function() -> None:
     corpus = Corpus(5, ["ab", "cde", "fa"])
-    text = "\n".join(itertools.islice(corpus, 3000))
+    text = "\n".join(without_marks(document)[0] for document in itertools.islice(corpus, 3000))
     held = {e.completion.split("return ", 1)[1] for e in data.held_out_set("code")}
     assert not [body for body in held if f"return {body}\n" in text + "\n"]
     words = set(text.replace(".", " ").replace(",", " ").replace('"', " ").split())
@@ -67,6 +67,36 @@ def test_the_base_model_never_reads_a_held_out_entity_or_function() -> None:
 
     reserved = {n for n in FIRST_NAMES if held_out("first_names", n)} - set(CITIES)
     assert not reserved & set(names)
+
+
+def test_what_a_document_marks_is_what_follows_from_the_text_before_it() -> None:
+    for document in itertools.islice(Corpus(6, ["ab", "cde"]), 500):
+        text, flags = without_marks(document)
+        assert len(text) == len(flags)
+        assert not flags[0]
+    for domain in DOMAINS:
+        example = data.training_set(domain, 1, seed=4)[0]
+        text, flags = without_marks(marked_note(example))
+        assert text == example.note
+        answer = "".join(c for c, flag in zip(text, flags, strict=True) if flag)
+        assert answer.split("(")[-1] == example.completion.split("(")[-1]
+
+
+@pytest.mark.parametrize(
+    ("a", "sign", "b", "worked"),
+    [
+        (17, "+", 25, "17+25=37+5=42"),
+        (348, "+", 275, "348+275=548+75=618+5=623"),
+        (902, "-", 467, "902-467=502-67=442-7=435"),
+        (155, "+", 20, "155+20=175"),
+        (34, "*", 7, "34*7=210+28=230+8=238"),
+        (7, "*", 30, "7*30=210"),
+        (56, "/", 8, "56=8*7, so 7"),
+    ],
+)
+def test_every_part_of_a_worked_answer_has_the_same_value(a: int, sign: str, b: int, worked: str) -> None:
+    assert reasoning.worked(a, sign, b) == worked
+    assert len({eval(part) for part in worked.split(",")[0].split("=")}) == 1
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
