@@ -28,8 +28,11 @@ CONFIG_VARIABLE = "ADAPTIVE_LORA_CONFIG"
 BARE_NAMES = {"BASE_MODEL": "model.base_model"}
 """Variables of the deployment guide that carry no prefix. The prefixed name wins where both are set."""
 
-OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, FOLDER_VARIABLE, "ADAPTIVE_LORA_CPU_LORA"})
-"""Variables with our prefix that are no settings: config file, demo folder, the plugin's switch."""
+OTHER_VARIABLES = frozenset(
+    {CONFIG_VARIABLE, FOLDER_VARIABLE, "ADAPTIVE_LORA_CPU_LORA", "ADAPTIVE_LORA_ENGINE_OWNER"}
+)
+"""Variables with our prefix that are no settings: the config file, the demo's folder, the vLLM plugin's
+switch, and the mark that an engine's processes inherit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +57,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return base, folder
 
 
-@pytest.fixture(scope="module")
-def server(fleet: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@contextmanager
+def serving(fleet: tuple[Path, Path], work: Path) -> Iterator[tuple[str, subprocess.Popen[str], Path]]:
+    """The command's URL, its process, and its log; it has bound its port and loads its model."""
     base, folder = fleet
-    config = tmp_path_factory.mktemp("config") / "serving.yaml"
+    config = work / "serving.yaml"
     config.write_text(
         "api: {port: 0}\n"
         f"model: {{base_model: '{base}', dtype: float32, kv_cache_bytes: 67108864}}\n"
@@ -71,24 +73,29 @@ def server(fleet: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True, process_group=0)
     try:
-        url = _wait_for_url(log, process)
-        with (
-            httpx.Client(base_url=url, timeout=120) as http,
-            openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-        ):
-            assert http.get("/live").json() == {"status": "alive"}
-            first = http.get("/ready")
-            assert (first.status_code, first.json()["error"]["code"]) == (503, "engine_not_ready")
-            while http.get("/ready").status_code != 200:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.2)
-            yield Server(url, http, client, process)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=120) == 0, log.read_text()
+        yield _wait_for_url(log, process), process, log
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(fleet: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with (
+        serving(fleet, tmp_path_factory.mktemp("server")) as (url, process, log),
+        httpx.Client(base_url=url, timeout=120) as http,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        assert http.get("/live").json() == {"status": "alive"}
+        first = http.get("/ready")
+        assert (first.status_code, first.json()["error"]["code"]) == (503, "engine_not_ready")
+        while http.get("/ready").status_code != 200:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield Server(url, http, client, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 0, log.read_text()
 
 
 def _wait_for_url(log: Path, process: subprocess.Popen[str]) -> str:
@@ -98,6 +105,31 @@ def _wait_for_url(log: Path, process: subprocess.Popen[str]) -> str:
                 return str(url)
         time.sleep(0.05)
     raise AssertionError(log.read_text())
+
+
+def test_ctrl_c_ends_a_server_that_is_still_loading(fleet: tuple[Path, Path], tmp_path: Path) -> None:
+    with serving(fleet, tmp_path) as (_, process, log):
+        deadline = time.monotonic() + 120
+        while len(_group(process.pid)) == 1 and time.monotonic() < deadline:  # until vLLM's first process
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0, log.read_text()
+        while _group(process.pid):
+            assert time.monotonic() < deadline, "a process of vLLM's outlives the server"
+            time.sleep(0.05)
+
+
+def _group(leader: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(group) == leader and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
 
 
 def test_the_fleet_is_what_passed_the_checks(server: Server) -> None:

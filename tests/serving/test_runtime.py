@@ -10,7 +10,8 @@ import pytest
 
 from adaptive_lora.adapters.catalog import Catalog
 from adaptive_lora.engine.fake import FakeEngine
-from adaptive_lora.errors import AdapterError, EngineError, WrongModules
+from adaptive_lora.errors import AdapterError, EngineError, HashMismatch, WrongModules
+from adaptive_lora.serving import loading
 from adaptive_lora.serving import runtime as runtimes
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.runtime import Runtime
@@ -114,6 +115,21 @@ async def test_an_adapter_that_the_engine_refuses_keeps_nobody_out() -> None:
         ("creative", "wrong_modules"),
     ]
     assert routed["adapter"] == "base"
+
+
+async def test_an_adapter_that_changed_since_it_was_verified_is_not_served(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(version: AdapterVersion) -> None:
+        if version.name == "code":
+            raise HashMismatch("it changed")
+
+    monkeypatch.setattr(loading, "load_catalog", lambda settings, base: CATALOG)
+    monkeypatch.setattr(loading, "check_unchanged", check)
+    async with started(engine, catalog=None) as (client, runtime, _):
+        await ready(client)
+        assert isinstance(runtime.rejected["code"], HashMismatch)
+        assert list(engine.adapters) == ["creative@aaaa00000002"]
 
 
 async def test_an_adapter_that_does_not_generate_is_not_served(engine: FakeEngine) -> None:

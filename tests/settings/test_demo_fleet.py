@@ -53,3 +53,10 @@ def test_what_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         demo_fleet.resolve(ModelSettings(), AdaptersSettings())
     with pytest.raises(SettingsError, match=r"adapters\.path is .* not a folder"):
         demo_fleet.resolve(ModelSettings(), AdaptersSettings(path=tmp_path / "absent"))
+
+
+def test_callers_see_no_path(fleet: Path, tmp_path: Path) -> None:
+    other = tmp_path / "my-model"
+    other.mkdir()
+    names = [str(fleet / "base"), str(other), "org/name", "org/base"]
+    assert [demo_fleet.public_name(name) for name in names] == ["demo", "my-model", "org/name", "org/base"]

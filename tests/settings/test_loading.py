@@ -158,7 +158,12 @@ def test_an_unknown_variable_with_our_prefix_is_an_error() -> None:
 
 
 def test_variables_that_are_no_settings_are_left_alone() -> None:
-    environ = {"ADAPTIVE_LORA_DEMO_FLEET": "/x", "ADAPTIVE_LORA_CPU_LORA": "stock", "PORT": "1"}
+    environ = {
+        "ADAPTIVE_LORA_DEMO_FLEET": "/x",
+        "ADAPTIVE_LORA_CPU_LORA": "stock",
+        "ADAPTIVE_LORA_ENGINE_OWNER": "7",
+        "PORT": "1",
+    }
     assert load_settings(environ=environ).settings == Settings()
 
 
