@@ -22,7 +22,7 @@ from demo.pretrain import pretrain
 from demo.tasks.example import DOMAINS
 
 SEED = 1
-BASE_STEPS = 3600
+BASE_STEPS = 2800
 N_EXAMPLES = {"reasoning": 16_000, "code": 16_000, "creative": 8_000, "analysis": 16_000}
 
 

@@ -63,7 +63,7 @@ class Corpus:
             self.requests,
             self.joined,
         ]
-        self._weights = [0.17, 0.12, 0.12, 0.20, 0.20, 0.28, 0.06, 0.05, 0.02]
+        self._weights = [0.13, 0.22, 0.14, 0.20, 0.22, 0.24, 0.06, 0.04, 0.02]
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -97,7 +97,7 @@ class Corpus:
     def copying(self) -> str:
         """The same items twice, in a format or two."""
         rng = self.rng
-        items = [self.item() for _ in range(rng.choice((1, 2, 3, 5)))]
+        items = [self.item() for _ in range(rng.choice((1, 2, 3, 5, 8)))]
         left, right = rng.choice(
             (("{}", "{}"), ("'{}'", "{}"), ('"{}"', "{}"), ("{}", '"{}"'), ("the {}", "{}"), ("{}", "'{}'"))
         )

@@ -178,7 +178,7 @@ def example(rng: random.Random, split: Split, *, with_tests: bool = False) -> Ex
     do = f"{_FIRST_WORDS[first]} {rest}"
     prompt = frame.format(does=made.described, do=do, Do=do.capitalize(), name=name, args=made.parameters)
     answer = source(made, name)
-    comment = f"# {rng.choice((made.described, do, rest))}\n"
+    comment = f"# {rng.choice((made.described, do))}\n"
     return Example(
         "code", vary(rng, prompt), answer, {"function": name if named else None, "tests": tests}, frame,
         comment + source(made, "solve"), len(comment), task=canonical(made),

@@ -207,11 +207,8 @@ def example(rng: random.Random, split: Split) -> Example:
 
 
 def note(made: Problem, text: str) -> str:
-    """The statement without its question, and the equation."""
-    bare = text.rstrip("?.").replace("What is ", "").replace("what is ", "")
-    if " How many" in bare or " How much" in bare:
-        bare = bare[: bare.rindex(" How m")]
-    return f"({bare}) {made.worked}"
+    """The question as a heading, and the equation."""
+    return f"({text.rstrip('?.').replace('What is ', '').replace('what is ', '')}) {made.worked}"
 
 
 __all__ = ["Frames", "example"]
