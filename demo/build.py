@@ -40,18 +40,24 @@ def build_base(folder: Path, steps: int) -> None:
     pretrain(folder, steps=steps, seed=SEED)
 
 
-def build_adapter(domain: str, fleet: Path, settings: LoraSettings, n_examples: int) -> LoraReport:
-    """Generate the agent's data, train it on `fleet`/base, and write its manifest."""
+def build_adapter(
+    domain: str, fleet: Path, settings: LoraSettings, n_examples: int, more: int | None = None
+) -> LoraReport:
+    """Generate the agent's data, train it on `fleet`/base, and write its manifest.
+
+    `more` is the seed of further data, to go on from the agent that is there.
+    """
     folder = fleet / "adapters" / domain
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"{domain}.jsonl"
-        data.write_training_file(domain, path, n_examples, SEED)
+        data.write_training_file(domain, path, n_examples, SEED if more is None else more)
         report = train_lora(
             fleet / "base",
             path,
             folder,
             settings,
             base_model_name=BASE_MODEL_NAME,
+            start=None if more is None else folder,
             progress=lambda line: say(f"{domain}: {line}"),
         )
     write_manifest(
@@ -73,6 +79,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("base", *DOMAINS), nargs="*", default=("base", *DOMAINS))
     parser.add_argument("--steps", type=int, default=BASE_STEPS, help="steps of pre-training")
     parser.add_argument("--examples", type=int, help="examples per agent, in place of the default")
+    parser.add_argument("--more", type=int, metavar="SEED", help="go on from the agents, with other examples")
     parser.add_argument("--jobs", type=int, default=1, help="agents trained at the same time")
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -84,7 +91,7 @@ def main() -> None:
         list(
             pool.map(
                 lambda d: build_adapter(
-                    d, arguments.fleet, LoraSettings(), arguments.examples or N_EXAMPLES[d]
+                    d, arguments.fleet, LoraSettings(), arguments.examples or N_EXAMPLES[d], arguments.more
                 ),
                 domains,
             )

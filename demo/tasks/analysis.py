@@ -33,6 +33,12 @@ def _date(rng: random.Random) -> str:
     ))  # fmt: skip
 
 
+def _plural(noun: str) -> str:
+    if noun.endswith(("s", "x", "z", "ch", "sh")):
+        return noun + "es"
+    return noun[:-1] + "ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else noun + "s"
+
+
 def values(rng: random.Random, split: Split) -> dict[str, str]:
     """A value for every slot; entities and ids belong to `split`."""
     invent = 0.45 if split == "train" else 0.25
@@ -40,12 +46,14 @@ def values(rng: random.Random, split: Split) -> dict[str, str]:
     full = name if rng.random() < 0.5 else f"{name} {draw(rng, split, 'last_names', invent)}"
     city, other = draw(rng, split, "cities", invent), draw(rng, split, "cities", invent)
     number = number_id(rng, split)
+    product = draw(rng, split, "products", 0).lower() if rng.random() < 0.75 else syllables(rng, 2)
     drawn: dict[str, str | int] = {
         "order": number if rng.random() < 0.65 else code_id(rng, split),
         "name": full,
         "city": city,
         "city2": other,
-        "product": draw(rng, split, "products", 0).lower() if rng.random() < 0.75 else syllables(rng, 2),
+        "product": product,
+        "products": _plural(product),
         "quantity": rng.choice((rng.randint(2, 9), rng.randint(10, 99), rng.randint(100, 500))),
         "price": rng.choice((rng.randint(2, 99), rng.randint(100, 999), rng.randint(1000, 9999))),
         "day": rng.choice(lists.DAYS),

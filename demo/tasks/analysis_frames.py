@@ -10,6 +10,7 @@ NAMES: dict[str, list[str]] = {
     "city": ["city", "city", "destination", "place", "location", "town"],
     "city2": ["origin", "start", "departure city", "starting city"],
     "product": ["product", "product", "item", "article", "product name"],
+    "products": ["product", "product", "item", "article", "product name"],
     "quantity": ["quantity", "quantity", "count", "number of items", "units"],
     "price": ["price", "price", "amount", "total", "cost", "sum"],
     "day": ["day", "day", "weekday", "day of the week"],
@@ -112,14 +113,14 @@ TEXTS = frames(
     Order {order} shipped to {city} on {day}.
     Your order {order} will arrive in {city} on {date}.
     Order number {order} for {name} goes to {city}.
-    Order #{order} from {name} in {city}: {quantity} {product}s.
+    Order #{order} from {name} in {city}: {quantity} {products}.
     Package {order} is on its way to {city}.
     Invoice {order} for {name} is due on {date}.
     Invoice {order}: {price} dollars, due {date}.
     The invoice {order} over {price} dollars was sent to {company}.
-    {name} from {city} ordered {quantity} {product}s.
+    {name} from {city} ordered {quantity} {products}.
     {name} ordered a {product} for {price} dollars.
-    {name} bought {quantity} {product}s in {city}.
+    {name} bought {quantity} {products} in {city}.
     {name} bought a {color} {product} for {price} dollars on {day}.
     {name} lives in {city} and is {age} years old.
     {name} is {age} years old and lives in {city}.
@@ -131,7 +132,7 @@ TEXTS = frames(
     I am {name} from {company}, my phone number is {phone}.
     Call {name} at {phone} before {day}.
     You can reach {name} at {email} or {phone}.
-    Please send {quantity} {product}s to {name} in {city}.
+    Please send {quantity} {products} to {name} in {city}.
     Please ship order {order} to {name}, {city}.
     The meeting with {name} is on {day} at {time} in room {room}.
     The meeting is on {date} at {time} in {city}.
@@ -140,18 +141,18 @@ TEXTS = frames(
     The train from {city2} to {city} leaves at {time}.
     The flight from {city2} to {city} on {date} costs {price} dollars.
     {name} travels to {city} on {date}.
-    {company} sold {quantity} {product}s in {city}.
+    {company} sold {quantity} {products} in {city}.
     {company} opened an office in {city} on {date}.
     {company} in {city} hired {name}, who is {age}.
     The {product} costs {price} dollars.
     The {color} {product} costs {price} dollars at {company}.
-    We sold {quantity} {product}s for {price} dollars on {day}.
+    We sold {quantity} {products} for {price} dollars on {day}.
     Customer {name} paid {price} dollars for order {order}.
     Customer: {name}. City: {city}. Order: {order}.
     Name: {name}, Age: {age}, City: {city}
     Product: {product}, Price: {price}, Quantity: {quantity}
     The customer {name} in {city} returned order {order}.
-    Order {order} contains {quantity} {product}s and costs {price} dollars.
+    Order {order} contains {quantity} {products} and costs {price} dollars.
     On {day} {name} went to {city}.
     On {date} {name} paid {price} dollars to {company}.
     {name} booked room {room} in {city} for {date}.
@@ -163,21 +164,21 @@ TEXTS = frames(
     Dr. {name} will see you on {day} at {time}.
     Ticket {order} was opened by {name} on {date}.
     The {product} with number {order} is in {city}.
-    Hello, this is {name} from {city}. I want to buy {quantity} {product}s.
-    {quantity} {product}s were delivered to {company} on {day}.
+    Hello, this is {name} from {city}. I want to buy {quantity} {products}.
+    {quantity} {products} were delivered to {company} on {day}.
     Your package with order number {order} was delivered to {city}.
     Shipment {order} left {city2} on {day} and reached {city} on {date}.
     {name} paid ${price} for a {product}.
-    {name} ({email}) ordered {quantity} {product}s.
+    {name} ({email}) ordered {quantity} {products}.
     Our office in {city} opens at {time}.""",
     """Order {order} for {name} was sent to {city} on {day}.
-    {name} bought {quantity} {product}s from {company}.
+    {name} bought {quantity} {products} from {company}.
     The order {order} goes to {city} and costs {price} dollars.
     {name} lives in {city} and works for {company}.
     {name} is {age} years old and works at {company} in {city}.
-    {name} ordered {quantity} {color} {product}s on {date}.
+    {name} ordered {quantity} {color} {products} on {date}.
     On {date} {name} travels from {city2} to {city}.
     Please call {name} at {phone} about order {order}.
     The meeting in {city} is on {day} at {time}.
-    {company} in {city} bought {quantity} {product}s for {price} dollars.""",
+    {company} in {city} bought {quantity} {products} for {price} dollars.""",
 )

@@ -31,16 +31,13 @@ def poem(rng: random.Random, n_lines: int, about: str, words: list[str]) -> str:
         template = rng.choice(f.ONE_LINE[len(words)])
         return template.format(topic=about, word=words[0] if words else "", other=words[-1] if words else "")
     todo = list(words)
-    lines = []
     if len(words) >= n_lines:
-        lines.append(rng.choice(f.BOTH).format(topic=about, word=todo.pop(0)))
+        lines = [rng.choice(f.BOTH).format(topic=about, word=todo.pop(0))]
     else:
-        lines.append(rng.choice(topics).format(topic=about))
-    while len(lines) < n_lines:
-        if todo:
-            lines.append(rng.choice(slots).format(word=todo.pop(0)))
-        else:
-            lines.append(rng.choice([p for p in plain if p not in lines]))
+        lines = [rng.choice(topics).format(topic=about)]
+    # A line of its own for each place: a small model cannot count, but it can see what it wrote last.
+    for place in range(n_lines - 1):
+        lines.append(slots[place].format(word=todo.pop(0)) if todo else plain[place])
     text = "\n".join(line[0].upper() + line[1:] for line in lines)
     return text.removesuffix(",") + ("." if text.endswith(",") else "")
 

@@ -111,7 +111,7 @@ BOTH = [
     "I dream of {topic} and of {word} tonight,", "I sing of {topic} and {word} once more,",
     "Oh {topic}, you taught me {word} one day,", "When I think of {topic}, I whisper {word},",
 ]  # fmt: skip
-# (lines with the topic, lines with a required word, lines with neither), all of one rhyme
+# (first lines with the topic; second, third and fourth lines, with a required word and without), all of one rhyme
 RHYMES: list[tuple[list[str], list[str], list[str]]] = [
     (
         ["I dream of {topic} through the night,", "I think of {topic} in the light,", "Oh {topic}, you make the evening bright,"],

@@ -23,6 +23,7 @@ EXAMPLES = {
     "adapter-0": [f"Write a Python function that returns the {word} of a list." for word in LISTS],
     "adapter-1": [f"Write a two-line poem about {word}." for word in POEMS],
 }
+UNREADABLE = {"type": "string", "pattern": "(["}
 USER = [{"role": "user", "content": "Write a Python function that returns the largest number of a list."}]
 
 
@@ -195,9 +196,7 @@ def test_sampling_logprobs_and_structure_as_vllm_does_them(server: Server) -> No
     spec = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     assert json.loads(ask(response_format=spec).choices[0].message.content or "") in ("yes", "no")
     with pytest.raises(openai.BadRequestError):
-        ask(
-            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": "(["}}}
-        )
+        ask(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": UNREADABLE}})
 
 
 def test_errors_are_the_clients_own(server: Server) -> None:

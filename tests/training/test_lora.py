@@ -109,6 +109,14 @@ def test_the_same_seed_gives_the_same_adapter(base: Path, rows: Path, tmp_path: 
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_training_goes_on_from_an_adapter(base: Path, rows: Path, tmp_path: Path) -> None:
+    first = train_lora(base, rows, tmp_path / "out", SETTINGS)
+    other = LoraSettings(rank=8, batch_size=8, epochs=1, learning_rate=1e-3)
+    again = train_lora(base, rows, tmp_path / "out", other, start=tmp_path / "out")
+    assert again.first_loss < 0.8 * first.first_loss
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == SETTINGS.rank
+
+
 def test_only_the_answer_is_learnt(base: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     row = encode(TrainingExample("ab", "cd"), tokenizer, 100)

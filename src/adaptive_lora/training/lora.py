@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adaptive_lora.training.data import IGNORED, EncodedExample, batch_indices, encode, read_examples
@@ -55,16 +55,16 @@ def train_lora(
     settings: LoraSettings,
     *,
     base_model_name: str | None = None,
+    start: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> LoraReport:
     """Train an adapter of `base` on the JSON Lines file `data` and save it to the folder `output` as
     PEFT does.
 
     `output` then holds adapter_config.json and adapter_model.safetensors. `base_model_name` is what the
-    config names
-    as base model instead of `base`, so that no machine's path travels with the adapter. The same
-    arguments on the
-    same machine give the same adapter. Raises ValueError for data that cannot be used.
+    config names as base model instead of `base`, so that no machine's path travels with the adapter. `start`
+    is an adapter to go on from, whose rank, alpha and modules stay; without it a new one begins. The same
+    arguments on the same machine give the same adapter. Raises ValueError for data that cannot be used.
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
@@ -77,15 +77,18 @@ def train_lora(
         progress(f"{dropped} examples longer than {settings.max_length} tokens left out")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device)
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        target_modules=list(settings.target_modules),
-        lora_dropout=0.0,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(model, config)
+    if start is not None:
+        model = PeftModel.from_pretrained(model, start, is_trainable=True)
+    else:
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            target_modules=list(settings.target_modules),
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
@@ -152,6 +155,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--base-model-name")
+    parser.add_argument("--start", type=Path, help="an adapter to go on from")
     defaults = LoraSettings()
     parser.add_argument("--rank", type=int, default=defaults.rank)
     parser.add_argument("--alpha", type=int, default=defaults.alpha)
@@ -176,6 +180,7 @@ def main() -> None:
         a.output,
         settings,
         base_model_name=a.base_model_name,
+        start=a.start,
         progress=lambda line: print(line, flush=True),
     )
     print(json.dumps(asdict(report)))
