@@ -19,6 +19,8 @@ _SIGNS: dict[str, Callable[[int, int], int]] = {
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
 }
+_SHARES: dict[Split, str] = {"train": "++--**///", "test": "++--**/"}
+"""How often each operation is asked for; divisions need more practice than their share in life."""
 _OPERATION = re.compile(r"(?=(?<!\d)(\d+)[-+*](\d+))")
 
 
@@ -39,12 +41,13 @@ def number(rng: random.Random, digits: tuple[int, ...] = (1, 2, 2, 2, 2, 3)) -> 
 
 
 def step(a: int, sign: str, b: int) -> str:
-    """One equation with its way to the result: "17+25=37+5=42", "34*7=210+28=230+8=238", "56=8*7".
+    """One equation with its way to the result: "17+25=37+5=42", "34*7=210+28=230+8=238", "56=7*8".
 
     A sum or difference takes one digit of `b` at a time, so that every step can be done in the head.
     """
     if sign == "/":
-        return f"{a}={b}*{a // b}"
+        small, large = sorted((b, a // b))  # 36/4 and 36/9 rest on the same fact
+        return f"{a}={small}*{large}"
     parts = [f"{a}{sign}{b}"]
     if sign == "*":
         small, large = sorted((a, b))
@@ -77,13 +80,13 @@ def operands_for(rng: random.Random, sign: str) -> tuple[int, int]:
 
 
 def _plain(rng: random.Random, split: Split) -> Problem:
-    sign = rng.choice("++--**/")
+    sign = rng.choice(_SHARES[split])
     a, b = operands_for(rng, sign)
     return Problem(f.PLAIN[sign].pick(rng, split), {"a": a, "b": b}, worked(a, sign, b), (a, b))
 
 
 def _story(rng: random.Random, split: Split) -> Problem:
-    sign = rng.choice("++--**/")
+    sign = rng.choice(_SHARES[split])
     a, b = operands_for(rng, sign)
     if sign in "+-" and rng.random() < 0.6:
         opening, event = f.OPENINGS.pick(rng, split), (f.GAINS if sign == "+" else f.LOSSES).pick(rng, split)

@@ -108,6 +108,12 @@ PLAIN = {
         Work out {a} divided by {b}.
         What do you get if you divide {a} by {b}?
         How many times does {b} go into {a}?
+        Find {a} divided by {b}.
+        What is {a} over {b}?
+        Share {a} equally among {b}. How much is one share?
+        {b} times what number is {a}?
+        Give the result of {a} / {b}.
+        Work out the quotient of {a} and {b}.
         What is the quotient of {a} and {b}?
         Evaluate {a}/{b}.
         Solve: {a} / {b}
@@ -158,6 +164,16 @@ GAINS = frames(
     {he} makes {b} more.
     {he} wins {b} {obj}.
     {he} collects another {b}.
+    {b} {obj} come in.
+    {he} is given {b} more.
+    {b} extra {obj} appear.
+    Someone adds {b} {obj}.
+    {other} adds {b} more {obj}.
+    {b} new {obj} are added to them.
+    {he} receives another {b} {obj}.
+    {he} earns {b} more.
+    {he} buys {b} new {obj}.
+    {he} takes {b} from {other}.
     {other} brings {b} more {obj}.""",
     """{he} buys another {b} {obj}.
     {he} gets {b} from {other}.
@@ -181,6 +197,16 @@ LOSSES = frames(
     {b} {obj} are removed.
     {he} sold {b} of them.
     {he} spends {b}.
+    {he} drops {b} of them.
+    {b} {obj} get lost.
+    {he} hands {b} {obj} to {other}.
+    {b} {obj} roll away.
+    {he} lends {b} to {other}.
+    {b} {obj} are eaten.
+    {he} breaks {b} {obj}.
+    {other} eats {b} of them.
+    {he} donates {b} {obj}.
+    {b} of the {obj} are gone.
     {he} ate {b} of them.""",
     """{he} gives {b} {obj} to {other}.
     {he} sells {b} of them.
@@ -239,6 +265,15 @@ STORIES = {
         {name} is {a} and {other} is {b}. How much older is {name}?
         A rope is {a} meters long. {b} meters are cut off. How long is it now?
         {name} needs {a} {obj} but has only {b}. How many more does {name} need?
+        {name} has {a} dollars and pays {b}. How many dollars are left?
+        {name} took {a} dollars to the market and spent {b} there. How much was left?
+        A tank holds {a} liters. {b} liters leak out. How many liters remain?
+        {name} must read {a} pages and has read {b}. How many pages remain?
+        A class has {a} children. {b} are ill. How many are present?
+        {a} birds sit on a tree. {b} fly away. How many birds stay?
+        {name} has {b} {obj} and {other} has {a}. How many more does {other} have?
+        {other} has {a} {obj}, {name} only {b}. How many fewer does {name} have?
+        A baker makes {a} cakes and sells {b}. How many cakes does he keep?
         If {name} has {a} {obj} and eats {b}, how many are left?""",
         """{name} had {a} dollars and spent {b}. How much money does {name} have left?
         A shop had {a} {obj}. It sold {b} of them. How many {obj} are left?
@@ -256,6 +291,11 @@ STORIES = {
         Each of {a} children has {b} {obj}. How many {obj} do they have together?
         {name} earns {a} dollars an hour. How much does {name} earn in {b} hours?
         A car drives {a} km in one hour. How far does it drive in {b} hours?
+        {name} does {a} push-ups every morning. How many in {b} mornings?
+        Each shelf has {a} books. How many books are on {b} shelves?
+        {b} bags hold {a} {obj} each. How many {obj} are there?
+        A bus carries {a} people. How many people do {b} buses carry?
+        One pen costs {a} dollars. What do {b} pens cost?
         {name} has {a} packs of {b} {obj}. How many {obj} is that?
         If one {obj} pack costs {a} dollars, how much do {b} packs cost?
         What is the area of a rectangle that is {a} by {b}?""",
@@ -273,6 +313,18 @@ STORIES = {
         {name} packs {a} {obj} into boxes of {b}. How many boxes are there?
         A rope of {a} meters is cut into {b} equal parts. How long is each part?
         {name} reads {a} pages in {b} days. How many pages is that per day?
+        {b} pens cost {a} dollars together. What does one pen cost?
+        For {b} apples {name} pays {a} dollars. What is the price of one apple?
+        {a} {obj} go into {b} bags, the same number in each. How many go into one bag?
+        {a} cards are dealt equally to {b} players. How many cards does each player get?
+        {name} cuts {a} meters of string into {b} equal pieces. How many meters is one piece?
+        {a} students form {b} equal groups. How many students are in a group?
+        {a} dollars are split evenly among {b} people. How much does each person get?
+        {name} works {b} hours and earns {a} dollars. How much is that per hour?
+        {b} equal boxes weigh {a} kg. How heavy is one box?
+        {a} chairs stand in {b} equal rows. How many chairs are in a row?
+        {name} plants {a} seeds in rows of {b}. How many rows are there?
+        {b} girls share {a} {obj}. How many does each girl get?
         {a} people sit in {b} equal rows. How many people are in each row?
         If {b} friends split {a} dollars equally, how much does each get?""",
         """{a} {obj} are shared equally by {b} children. How many does each child get?
@@ -286,7 +338,12 @@ CHAINS = {
         What is {a} plus {b} plus {c}?
         Add {a} and {b}, then add {c}.
         {a}+{b}+{c}
-        Calculate {a} plus {b} plus {c}.""",
+        Calculate {a} plus {b} plus {c}.
+        {a} + {b} + {c} = ?
+        Evaluate {a} + {b} + {c}.
+        Work out {a} + {b} + {c}.
+        How much is {a} plus {b} plus {c}?
+        Tell me what {a} + {b} + {c} is.""",
         """Add {a} and {b} and then add {c}.
         Compute {a} + {b} + {c}.""",
     ),
@@ -296,7 +353,12 @@ CHAINS = {
         Add {a} and {b}, then subtract {c}.
         {a}+{b}-{c}
         Add {b} to {a} and take away {c}.
-        Calculate {a} plus {b} minus {c}.""",
+        Calculate {a} plus {b} minus {c}.
+        {a} + {b} - {c} = ?
+        Evaluate {a} + {b} - {c}.
+        Work out {a} + {b} - {c}.
+        How much is {a} plus {b} minus {c}?
+        Tell me what {a} + {b} - {c} is.""",
         """Add {a} and {b} and then subtract {c}.
         Compute {a} + {b} - {c}.""",
     ),
@@ -306,7 +368,12 @@ CHAINS = {
         Subtract {b} from {a}, then add {c}.
         {a}-{b}+{c}
         Take {b} away from {a} and add {c}.
-        Calculate {a} minus {b} plus {c}.""",
+        Calculate {a} minus {b} plus {c}.
+        {a} - {b} + {c} = ?
+        Evaluate {a} - {b} + {c}.
+        Work out {a} - {b} + {c}.
+        How much is {a} minus {b} plus {c}?
+        Tell me what {a} - {b} + {c} is.""",
         """Subtract {b} from {a} and then add {c}.
         Compute {a} - {b} + {c}.""",
     ),
@@ -315,7 +382,12 @@ CHAINS = {
         What is {a} minus {b} minus {c}?
         Subtract {b} from {a}, then subtract {c}.
         {a}-{b}-{c}
-        Calculate {a} minus {b} minus {c}.""",
+        Calculate {a} minus {b} minus {c}.
+        {a} - {b} - {c} = ?
+        Evaluate {a} - {b} - {c}.
+        Work out {a} - {b} - {c}.
+        How much is {a} minus {b} minus {c}?
+        Tell me what {a} - {b} - {c} is.""",
         """Subtract {b} from {a} and then subtract {c}.
         Compute {a} - {b} - {c}.""",
     ),
@@ -365,6 +437,10 @@ LARGER = frames(
     Is {a} or {b} bigger?
     Which of {a} and {b} is greater?
     Find the larger of {a} and {b}.
+    Of {a} and {b}, which is larger?
+    Which is higher: {a} or {b}?
+    Pick the larger of {a} and {b}.
+    Give me the higher number of {a} and {b}.
     {name} has {a} points and {other} has {b} points. What is the higher score?
     Which is more, {a} or {b}?
     Tell me the greater number: {a} or {b}.""",
@@ -381,6 +457,11 @@ SMALLER = frames(
     Is {a} or {b} smaller?
     Which of {a} and {b} is less?
     Find the smaller of {a} and {b}.
+    Of {a} and {b}, which is smaller?
+    Which is lower: {a} or {b}?
+    Pick the smaller of {a} and {b}.
+    Give me the lower number of {a} and {b}.
+    Is {a} less than {b}, or {b} less than {a}? Name the smaller.
     Which is the lower price, {a} or {b} dollars?
     Tell me the smaller number: {a} or {b}.""",
     """Which number is smaller: {a} or {b}?
@@ -391,6 +472,10 @@ LARGEST = frames(
     """Which is the largest: {a}, {b} or {c}?
     What is the biggest number of {a}, {b} and {c}?
     Find the maximum of {a}, {b}, {c}.
+    Which is the largest number: {a}, {b}, {c}?
+    Of {a}, {b} and {c}, which is the highest?
+    Pick the maximum of {a}, {b} and {c}.
+    Name the largest: {a}, {b}, {c}
     Which number is the greatest, {a}, {b} or {c}?
     What is the largest of {a}, {b} and {c}?
     The largest of {a}, {b}, {c} is what?""",
@@ -401,6 +486,10 @@ SMALLEST = frames(
     """Which is the smallest: {a}, {b} or {c}?
     What is the lowest number of {a}, {b} and {c}?
     Find the minimum of {a}, {b}, {c}.
+    Which is the smallest number: {a}, {b}, {c}?
+    Of {a}, {b} and {c}, which is the lowest?
+    Pick the minimum of {a}, {b} and {c}.
+    Name the smallest: {a}, {b}, {c}
     Which number is the smallest, {a}, {b} or {c}?
     What is the smallest of {a}, {b} and {c}?
     The smallest of {a}, {b}, {c} is what?""",

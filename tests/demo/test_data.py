@@ -91,7 +91,7 @@ def test_what_a_document_marks_is_what_follows_from_the_text_before_it() -> None
         (155, "+", 20, "155+20=175"),
         (34, "*", 7, "34*7=210+28=230+8=238"),
         (7, "*", 30, "7*30=210"),
-        (56, "/", 8, "56=8*7, so 7"),
+        (56, "/", 8, "56=7*8, so 7"),
     ],
 )
 def test_every_part_of_a_worked_answer_has_the_same_value(a: int, sign: str, b: int, worked: str) -> None:
