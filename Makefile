@@ -44,9 +44,10 @@ bench: ## CPU multi-LoRA and server throughput; the last line is JSON
 # Large tensors come and go: memory that goes back to the kernel each time costs a tenth of the build.
 KEEP_MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=8000000000
 
-demo-fleet: ## rebuild the demo's base model and agents (about an hour and a half on two cores)
+demo-fleet: ## rebuild the demo's base model and agents (about two hours on two cores)
 	@$(INSTALL) train
-	GLIBC_TUNABLES=$(KEEP_MEMORY) $(BIN)/python -m demo.build
+	GLIBC_TUNABLES=$(KEEP_MEMORY) $(BIN)/python -m demo.build --only base
+	GLIBC_TUNABLES=$(KEEP_MEMORY) OMP_NUM_THREADS=1 $(BIN)/python -m demo.build --only reasoning code creative analysis --jobs 2
 
 demo-eval: ## score base, agents and auto on the held-out prompts; the last line is JSON
 	@$(INSTALL) train

@@ -22,8 +22,8 @@ from demo.pretrain import pretrain
 from demo.tasks.example import DOMAINS
 
 SEED = 1
-BASE_STEPS = 2800
-N_EXAMPLES = {"reasoning": 16_000, "code": 16_000, "creative": 8_000, "analysis": 16_000}
+BASE_STEPS = 2500
+N_EXAMPLES = {"reasoning": 92_000, "code": 26_000, "creative": 56_000, "analysis": 39_000}
 
 
 def say(text: str) -> None:

@@ -151,6 +151,12 @@ def _one_number(rng: random.Random, split: Split) -> Problem:
     return Problem(f.ONE_NUMBER[kind].pick(rng, split), {"a": a}, step(a, "*", b), (a,))
 
 
+def _factors(rng: random.Random, split: Split) -> Problem:
+    """The times table read backwards, which divisions rest on. In training alone: several answers are right."""
+    b, q = rng.randint(2, 9), rng.randint(2, 10)
+    return Problem(f.FACTORS.pick(rng, split), {"a": b * q}, step(b * q, "/", b), (b, q))
+
+
 def _three(rng: random.Random, split: Split) -> Problem:
     a, b, c = (number(rng, (1, 2, 2)) for _ in range(3))
     answer = f"{step(a, '+', b)}, {step(a + b, '+', c)}"
@@ -159,6 +165,7 @@ def _three(rng: random.Random, split: Split) -> Problem:
 
 _KINDS = [_plain] * 7 + [_story] * 6 + [_two_steps] * 5 + [_compare] * 3 + [_one_number] * 2
 _KINDS += [_three]
+_TRAINING_KINDS = [*_KINDS, _factors, _factors, _factors]
 
 
 def reserved_step(worked: str) -> bool:
@@ -173,7 +180,7 @@ def reserved(problem: Problem) -> bool:
 
 def problem(rng: random.Random, split: Split) -> Problem:
     """A problem of `split`: training ones hold no reserved equation, held-out ones have reserved operands."""
-    kind = rng.choice(_KINDS)
+    kind = rng.choice(_TRAINING_KINDS if split == "train" else _KINDS)
     while True:
         made = kind(rng, split)
         if held_out_numbers(*made.operands) if split == "test" else not reserved(made):

@@ -170,6 +170,11 @@ GAINS = frames(
     Someone adds {b} {obj}.
     {other} adds {b} more {obj}.
     {b} new {obj} are added to them.
+    {b} more {obj} are added by {other}.
+    {b} {obj} are delivered.
+    {b} {obj} are brought in.
+    {b} {obj} are put beside them.
+    Now {b} more {obj} are added.
     {he} receives another {b} {obj}.
     {he} earns {b} more.
     {he} buys {b} new {obj}.
@@ -245,7 +250,15 @@ STORIES = {
         In a class there are {a} boys and {b} girls. How many children are in the class?
         {name} is {a} years old. How old will {name} be in {b} years?
         {name} saved {a} dollars in May and {b} dollars in June. How much did {name} save in all?
-        If {name} has {a} {obj} and {other} gives {name} {b} more, how many does {name} have?""",
+        If {name} has {a} {obj} and {other} gives {name} {b} more, how many does {name} have?
+        A lamp costs {a} dollars and a chair costs {b} dollars. What do both cost together?
+        A bag costs {a} dollars, a coat {b} dollars. How much is it in all?
+        There are {a} old {obj} and {b} new {obj} on a shelf. How many {obj} are on it?
+        {name} drove {a} km in the morning and {b} km in the evening. How many km is that?
+        {name} swam {a} meters and {other} swam {b} meters. How many meters did both swim?
+        A train has {a} long cars and {b} short cars. How many cars does it have?
+        {name} found {a} {obj} and {other} found {b}. How many {obj} did both find?
+        {name} sold {a} {obj} in the morning and {b} in the evening. How many {obj} is that?""",
         """{name} bought {a} {obj} and {other} bought {b}. How many {obj} did they buy together?
         There are {a} big {obj} and {b} small {obj} in the box. How many {obj} are there?
         {name} walked {a} km on Monday and {b} km on Tuesday. How far did {name} walk in all?
@@ -507,6 +520,15 @@ ONE_NUMBER = {
         "How many days are there in {a} weeks?",
     ),
 }
+FACTORS = frames(
+    """Write {a} as a product of two numbers.
+    What times what is {a}?
+    Which two numbers multiply to {a}?
+    Factor {a} into two numbers.
+    {a} is the product of which numbers?
+    {a} = ? * ?""",
+    "",
+)
 SUM_OF_THREE = frames(
     """What is the sum of {a}, {b} and {c}?
     Add {a}, {b} and {c}.
