@@ -152,7 +152,7 @@ def _one_number(rng: random.Random, split: Split) -> Problem:
 
 
 def _factors(rng: random.Random, split: Split) -> Problem:
-    """The times table read backwards, which divisions rest on. In training alone: several answers are right."""
+    """The times table read backwards, which divisions rest on. Training alone: several answers are right."""
     b, q = rng.randint(2, 9), rng.randint(2, 10)
     return Problem(f.FACTORS.pick(rng, split), {"a": b * q}, step(b * q, "/", b), (b, q))
 
