@@ -105,6 +105,8 @@ class VLLMInferenceEngine:
                 await self._llm.abort(list(self._in_flight))
                 await asyncio.sleep(0)  # lets the streams end before their source goes
             llm, self._llm = self._llm, None  # so that vLLM's __del__ runs here and not when Python exits
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()  # else it logs the end of its source as a dead engine
             await asyncio.to_thread(llm.shutdown, SHUTDOWN_TIMEOUT_S)
         self._state = "stopped"
         self._adapters.clear()
