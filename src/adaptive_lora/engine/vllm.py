@@ -104,10 +104,11 @@ class VLLMInferenceEngine:
                 self._aborted.update(self._in_flight)
                 await self._llm.abort(list(self._in_flight))
                 await asyncio.sleep(0)  # lets the streams end before their source goes
-            llm, self._llm = self._llm, None  # so that vLLM's __del__ runs here and not when Python exits
+            llm, self._llm = self._llm, None
             if llm.output_handler is not None:
                 llm.output_handler.cancel()  # else it logs the end of its source as a dead engine
             await asyncio.to_thread(llm.shutdown, SHUTDOWN_TIMEOUT_S)
+            llm.shutdown = lambda: None  # vLLM's __del__ calls it once more when Python exits, and fails
         self._state = "stopped"
         self._adapters.clear()
 
