@@ -1,6 +1,6 @@
 """Throughput of multi-LoRA on a CPU: vLLM without LoRA, with its own LoRA path ("stock") and with ours.
 
-    python benchmarks/bench_cpu_lora.py [--adapters 1 4 8 16] [--stock 1 4 8 16] [--repeats 3] [--dtype ...]
+    python benchmarks/bench_cpu_lora.py [--adapters 1 4 8 16] [--stock 1 4 8 16] [--repeats 2] [--dtype ...]
 
 One model of 83 M parameters with random weights, adapters of rank 16 on all seven linear layers,
 32 requests of 256 tokens in and 64 out, spread over the adapters in turn. Prefill is measured with one token
@@ -173,7 +173,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--adapters", type=int, nargs="+", default=[1, 4, 8, 16])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--stock", type=int, nargs="*", help="as --adapters, for vLLM's own path; none skips it"
