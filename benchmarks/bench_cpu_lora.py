@@ -5,9 +5,9 @@
 One model of 83 M parameters with random weights, adapters of rank 16 on all seven linear layers,
 32 requests of 256 tokens in and 64 out, spread over the adapters in turn. Prefill is measured with one token
 out; decode is the time of the whole run less that of the prefill. Every configuration runs in a process of
-its own, started once; in each repeat all of them measure one after the other, so that a slow minute of the
-machine meets all, and medians are reported. A process that does not measure is stopped (SIGSTOP), for vLLM's
-workers poll. The last line is JSON.
+its own, beside the base's (`enable_lora=False, enforce_eager=True`): the two measure in turn, so that a slow
+minute of the machine meets both, and ratios are taken within a turn. The one that does not measure is stopped
+(SIGSTOP), for vLLM's workers poll. Medians are reported; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from typing import Any
 
 from _common import add_dtype_option, make_bench_adapters, make_bench_model, make_prompts, print_result
 
+Rates = dict[str, float]
+
 NUM_REQUESTS, TOKENS_IN, TOKENS_OUT, RANK = 32, 256, 64, 16
 
 
 @dataclass(frozen=True)
 class Configuration:
-    name: str  # base, base_compiled, ours, stock
+    name: str  # base, or what is compared with it: base_compiled, ours, stock
     num_adapters: int  # 0: enable_lora=False
 
 
@@ -99,12 +101,12 @@ class Child:
         self._read("ready")
         os.killpg(self._process.pid, signal.SIGSTOP)
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> Rates:
         os.killpg(self._process.pid, signal.SIGCONT)
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        rates: dict[str, float] = json.loads(self._read("rates"))
+        rates: Rates = json.loads(self._read("rates"))
         os.killpg(self._process.pid, signal.SIGSTOP)
         return rates
 
@@ -120,22 +122,22 @@ class Child:
         self._process.wait()
 
 
-def summarise(samples: dict[Configuration, list[dict[str, float]]]) -> dict[str, Any]:
-    """Medians in tokens/s, and the medians of the ratios to the base measured in the same repeat."""
+def summarise(turns: dict[Configuration, list[tuple[Rates, Rates]]]) -> dict[str, Any]:
+    """Medians in tokens/s, and of the ratios to the base. A turn is (base, configuration)."""
     result: dict[str, Any] = {}
-    base = next(rates for c, rates in samples.items() if c.name == "base")
     for phase in ("prefill", "decode"):
-        figures: dict[str, Any] = {}
+        every_base = [base[phase] for pairs in turns.values() for base, _ in pairs]
+        figures: dict[str, Any] = {"base": round(statistics.median(every_base), 1)}
         ratios: dict[str, Any] = {}
-        for c, rates in samples.items():
-            median = round(statistics.median(r[phase] for r in rates), 1)
-            ratio = round(statistics.median(r[phase] / b[phase] for r, b in zip(rates, base, strict=True)), 3)
-            if c.num_adapters:
-                figures.setdefault(c.name, {})[str(c.num_adapters)] = median
-                ratios.setdefault(c.name, {})[str(c.num_adapters)] = ratio
+        for configuration, pairs in turns.items():
+            rate = round(statistics.median(own[phase] for _, own in pairs), 1)
+            ratio = round(statistics.median(own[phase] / base[phase] for base, own in pairs), 3)
+            name, n = configuration.name, configuration.num_adapters
+            if n:
+                figures.setdefault(name, {})[str(n)] = rate
+                ratios.setdefault(name, {})[str(n)] = ratio
             else:
-                figures[c.name] = median
-                ratios[c.name] = ratio
+                figures[name], ratios[name] = rate, ratio
         result[phase] = {**figures, "ratio_to_base": ratios}
     return result
 
@@ -144,28 +146,21 @@ def bench(configurations: list[Configuration], *, repeats: int, dtype: str, seed
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_bench_model(work / "model", seed=seed)
-        make_bench_adapters(
-            work / "adapters",
-            max(c.num_adapters for c in configurations),
-            RANK,
-            base=work / "model",
-            seed=seed,
-        )
-        children: list[Child] = []
+        num_adapters = max(c.num_adapters for c in configurations)
+        make_bench_adapters(work / "adapters", num_adapters, RANK, base=work / "model", seed=seed)
+        turns: dict[Configuration, list[tuple[Rates, Rates]]] = {}
+        base = Child(work, Configuration("base", 0), dtype, seed)
         try:
             for configuration in configurations:
-                print(f"starting {configuration.name} {configuration.num_adapters}", file=sys.stderr)
-                children.append(Child(work, configuration, dtype, seed))
-            samples: dict[Configuration, list[dict[str, float]]] = {c: [] for c in configurations}
-            for repeat in range(repeats):
-                for child in children:
-                    rates = child.measure()
-                    samples[child.configuration].append(rates)
-                    print(f"{repeat} {child.configuration} {rates}", file=sys.stderr)
+                child = Child(work, configuration, dtype, seed)
+                try:
+                    turns[configuration] = [(base.measure(), child.measure()) for _ in range(repeats)]
+                finally:
+                    child.close()
+                print(f"{configuration} (base, own): {turns[configuration]}", file=sys.stderr, flush=True)
         finally:
-            for child in children:
-                child.close()
-    return {"cpu_lora": {**summarise(samples), "dtype": dtype, "repeats": repeats, "unit": "tokens/s"}}
+            base.close()
+    return {"cpu_lora": {**summarise(turns), "dtype": dtype, "repeats": repeats, "unit": "tokens/s"}}
 
 
 def main() -> None:
@@ -187,7 +182,7 @@ def main() -> None:
         measure_here(args.work, configuration, args.dtype, args.seed)
         return
     stock = args.adapters if args.stock is None else args.stock
-    configurations = [Configuration("base", 0), Configuration("base_compiled", 0)]
+    configurations = [Configuration("base_compiled", 0)]
     configurations += [Configuration("ours", n) for n in args.adapters]
     configurations += [Configuration("stock", n) for n in stock]
     result = bench(configurations, repeats=args.repeats, dtype=args.dtype, seed=args.seed)

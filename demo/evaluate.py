@@ -63,7 +63,9 @@ async def evaluate(fleet: Path, n: int, dtype: str) -> dict[str, Any]:
     if missing := set(DOMAINS) - set(adapters):
         raise SystemExit(f"adapters missing or rejected: {sorted(missing)} {dict(catalog.rejected)}")
     router = Router.fit(
-        {name: version.examples for name, version in adapters.items()}, encoder=load_encoder()
+        {name: version.examples for name, version in adapters.items()},
+        encoder=load_encoder(),
+        descriptions={name: version.description for name, version in adapters.items()},
     )
     sets = {domain: data.held_out_set(domain, n) for domain in DOMAINS}
 

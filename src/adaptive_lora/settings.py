@@ -98,6 +98,13 @@ class RouterSettings(Section):
     min_confidence: float | None = Field(
         None, ge=0, le=1, description="below it the base answers; default: calibrated"
     )
+    max_error: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="bound on the share of wrong agents among routed prompts; the base answers what would "
+        "break it; default: none is promised",
+    )
     seed: int = Field(0, ge=0, description="seed of the calibration split")
 
 

@@ -127,14 +127,13 @@ def test_an_infinite_adapter_leaves_its_neighbours_alone():
     outs=st.lists(st.sampled_from([4, 12, 20]), min_size=1, max_size=3),
     seed=st.integers(0, 2**20),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_batch(indices, repeat, ranks, outs, seed):
     indices = indices + [indices[-1]] * repeat
     check(indices, slots=6, ranks=ranks, outs=outs, rank=8, seed=seed)
 
 
 @given(indices=st.lists(st.integers(-1, 40), max_size=300))
-@settings(deadline=None)
 def test_a_plan_covers_every_adapted_row_once(indices):
     plan = ops.plan_rows(indices)
     covered = []

@@ -3,25 +3,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adaptive_lora.router.calibration import Calibration
+from adaptive_lora.router.calibration import Calibration, Scale
 from adaptive_lora.router.policy import Scores, decide
 
 CALIBRATION = Calibration(
-    temperature=1.0,
+    scales=(Scale(1.0, (0.0, 1.0), (0.0, 1.0)),),
+    settle_confidence=np.inf,
+    settle_familiarity=np.inf,
     min_confidence=0.5,
-    min_familiarity=0.3,
-    familiarities=np.linspace(0.2, 0.9, 99, dtype=np.float32),
+    min_familiarity=-1.5,
+    familiarities=np.linspace(-2, 2, 99, dtype=np.float32),
     n_held_out=99,
     held_out_accuracy=1.0,
 )
 
 
-def scores(probabilities: list[float], familiarity: list[float]) -> Scores:
-    return Scores(("a", "b", "c"), np.array([probabilities], np.float32), np.array([familiarity], np.float32))
+def scores(probabilities: list[float], familiarity: float) -> Scores:
+    return Scores(
+        ("a", "b", "c"), np.array([probabilities], np.float32), np.array([familiarity], np.float32), (0,)
+    )
 
 
 def test_routes_to_the_most_probable() -> None:
-    verdict = decide(scores([0.1, 0.7, 0.2], [0.9, 0.4, 0.1]), 0, CALIBRATION)
+    verdict = decide(scores([0.1, 0.7, 0.2], 0.0), 0, CALIBRATION)
     assert (verdict.decision.agent, verdict.decision.reason) == ("b", "routed")
     assert verdict.decision.confidence == pytest.approx(0.7)
     assert verdict.decision.scores == pytest.approx({"a": 0.1, "b": 0.7, "c": 0.2})
@@ -29,7 +33,7 @@ def test_routes_to_the_most_probable() -> None:
 
 
 def test_abstains_where_unsure() -> None:
-    verdict = decide(scores([0.4, 0.3, 0.3], [0.9, 0.9, 0.9]), 0, CALIBRATION)
+    verdict = decide(scores([0.4, 0.3, 0.3], 1.0), 0, CALIBRATION)
     assert (verdict.decision.agent, verdict.decision.reason) == ("base", "abstained")
     assert verdict.decision.confidence == pytest.approx(0.6)
     assert verdict.doubt is not None
@@ -37,8 +41,7 @@ def test_abstains_where_unsure() -> None:
 
 
 def test_abstains_where_unfamiliar_however_sure() -> None:
-    """Familiar to another candidate does not count."""
-    verdict = decide(scores([1.0, 0.0, 0.0], [0.1, 0.9, 0.9]), 0, CALIBRATION)
+    verdict = decide(scores([1.0, 0.0, 0.0], -3.0), 0, CALIBRATION)
     assert (verdict.decision.agent, verdict.decision.reason) == ("base", "abstained")
     assert verdict.decision.confidence == pytest.approx(0.99)
     assert verdict.doubt is not None

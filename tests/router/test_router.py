@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from adaptive_lora.errors import NoCandidates
+from adaptive_lora.errors import InvalidRequest, NoCandidates, UnknownAdapter
 from adaptive_lora.router.encoder import OnnxEncoder
 from adaptive_lora.router.router import Router
 
@@ -24,14 +24,16 @@ def test_routes_unseen_phrasings(router: Router, unseen: Fleet) -> None:
 def test_what_no_agent_is_for_is_less_familiar_than_what_one_is(
     router: Router, unseen: Fleet, far: tuple[str, ...]
 ) -> None:
-    kept = router.score([prompt for prompts in unseen.values() for prompt in prompts]).familiarity.max(axis=1)
-    away = router.score(far).familiarity.max(axis=1)
+    kept = router.score([prompt for prompts in unseen.values() for prompt in prompts]).familiarity
+    away = router.score(far).familiarity
     assert away.max() < kept.min()
 
 
 def test_sends_what_no_agent_is_for_to_the_base(router: Router, unseen: Fleet, far: tuple[str, ...]) -> None:
     away = [router.route(prompt) for prompt in far]
-    assert sum(decision.agent == "base" for decision in away) >= len(far) / 2
+    # N-grams alone know no meaning: they turn away only what has hardly a word in common.
+    least = len(far) / 2 if router.report.uses_encoder else 3
+    assert sum(decision.agent == "base" for decision in away) >= least
     assert {decision.reason for decision in away if decision.agent == "base"} == {"abstained"}
     assert all(router.route(prompt).agent != "base" for prompts in unseen.values() for prompt in prompts)
 
@@ -49,7 +51,8 @@ def test_scores_are_probabilities_of_the_candidates(router: Router, unseen: Flee
     prompts = [prompt for prompts in unseen.values() for prompt in prompts]
     scores = router.score(prompts, ["music", "banking", "cooking"])
     assert scores.candidates == ("music", "banking", "cooking")
-    assert scores.probabilities.shape == scores.familiarity.shape == (len(prompts), 3)
+    assert scores.probabilities.shape == (len(prompts), 3)
+    assert scores.familiarity.shape == (len(prompts),)
     assert scores.probabilities.dtype == np.float32
     np.testing.assert_allclose(scores.probabilities.sum(axis=1), 1, rtol=1e-5)
 
@@ -159,6 +162,62 @@ def test_fitting_again_gives_the_same_router(fleet: Fleet, unseen: Fleet) -> Non
     first, again = Router.fit(fleet, seed=3), Router.fit(dict(reversed(fleet.items())), seed=3)
     np.testing.assert_array_equal(first.score(prompts).probabilities, again.score(prompts).probabilities)
     assert first.report == again.report
+
+
+def test_an_agent_joins_and_leaves(router: Router, fleet: Fleet, unseen: Fleet) -> None:
+    smaller = router.without_agent("music")
+    assert smaller.agents == ("banking", "cooking", "weather")
+    assert "music" not in smaller.route("put that rock song on").scores
+    again = smaller.with_agent("music", fleet["music"])
+    assert again.agents == ("banking", "cooking", "weather", "music")
+    assert again.report.agents == router.report.agents
+    for agent, prompts in unseen.items():
+        for prompt in prompts:
+            here, there = (r.route(prompt, explain=True) for r in (router, again))
+            assert here.explanation["best"] == there.explanation["best"] == agent
+            assert there.scores == pytest.approx(here.scores, abs=0.1)
+
+
+def test_an_agents_examples_are_replaced(router: Router, fleet: Fleet) -> None:
+    changed = router.with_agent(
+        "music", ["paint the wall green", "which brush for oil colours", "mix a warm grey"]
+    )
+    assert changed.report.agents["music"] == 3
+    assert changed.route("which brush do I take for the wall", explain=True).explanation["best"] == "music"
+    assert router.report.agents["music"] == 16
+
+
+def test_who_cannot_join_or_leave(router: Router, fleet: Fleet) -> None:
+    with pytest.raises(InvalidRequest, match="thief has no example of its own"):
+        router.with_agent("thief", fleet["music"])
+    with pytest.raises(UnknownAdapter, match="knows no agent 'nobody'"):
+        router.without_agent("nobody")
+
+
+def test_the_first_agent_joins_an_empty_router(fleet: Fleet, encoder: OnnxEncoder) -> None:
+    for maybe in (None, encoder):
+        router = Router.fit({}, encoder=maybe).with_agent("music", fleet["music"])
+        assert router.route("play some jazz by that trio").agent == "music"
+
+
+def test_what_an_agent_is_called_counts(encoder: OnnxEncoder) -> None:
+    examples = {"a": ["zig", "zag"], "b": ["ding", "dong"]}
+    router = Router.fit(
+        examples, encoder=encoder, descriptions={"a": "recipes for soup", "b": "train tickets"}
+    )
+    assert router.route("a recipe for tomato soup", explain=True).explanation["best"] == "a"
+    assert router.route("two train tickets please", explain=True).explanation["best"] == "b"
+
+
+def test_calibrated_on_other_prompts(fleet: Fleet, unseen: Fleet) -> None:
+    held_out = [(prompt, agent) for agent, prompts in unseen.items() for prompt in prompts]
+    router = Router.fit(fleet, held_out=[*held_out, ("anything", "an agent that is not there")])
+    assert router.report.n_held_out == len(held_out)
+
+
+def test_a_bound_that_cannot_be_kept_sends_everything_to_the_base(fleet: Fleet) -> None:
+    assert Router.fit(fleet, max_error=0.01).route("play some jazz by that trio").agent == "base"
+    assert Router.fit(fleet, max_error=0.3).route("play some jazz by that trio").agent == "music"
 
 
 def test_report(router: Router) -> None:

@@ -247,6 +247,18 @@ def test_below_the_configured_confidence_the_base_answers() -> None:
     assert route(1.0) == "base"
 
 
+@key("router.max_error")
+def test_what_would_break_the_error_bound_goes_to_the_base() -> None:
+    """Forty examples without an error can show 20 %, and cannot show 5 %."""
+
+    def route(max_error: float) -> str:
+        section = {"use_encoder": False, "max_error": max_error}
+        return loading.fit_router(settings_of(router=section), (SUMS, POEMS)).route("What is 3 plus 6?").agent
+
+    assert route(0.2) == "sums"
+    assert route(0.05) == "base"
+
+
 @key("router.seed")
 def test_the_seed_reaches_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
     from adaptive_lora.router.router import Router

@@ -267,6 +267,7 @@ OTHER_VALUES = {
     "router.encoder_path": "/somewhere",
     "router.use_encoder": "false",
     "router.min_confidence": "0.5",
+    "router.max_error": "0.05",
     "router.seed": "7",
     "rate_limiting.enabled": "true",
     "rate_limiting.requests_per_minute": "5",

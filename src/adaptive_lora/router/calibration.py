@@ -1,4 +1,4 @@
-"""Temperature and thresholds, from scores of examples that the scoring head has not seen.
+"""Temperature and thresholds, from scores of prompts that the scoring heads have not seen.
 
 Examples of one agent often come from few phrasings. If of two near-copies one is held out and the other
 learnt from, the held-out score is too good; so near-copies share a fold. Holding out more than that (whole
@@ -8,93 +8,219 @@ stated share, and let half of what is out of scope pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_lora.router.head import FloatArray, IntArray, fit_dual, softmax
+from adaptive_lora.router.head import FloatArray, IntArray, softmax
 
 N_FOLDS = 5
-N_NEAREST = 3
 NEAR_COPY = 0.8
-"""Kernel similarity from which two examples count as one phrasing."""
-MAX_TURNED_AWAY = 0.02
-"""Share of in-scope prompts that each of the two thresholds may turn away, as estimated on held-out
-examples."""
+"""Similarity from which two examples count as one phrasing."""
+MAX_UNFAMILIAR, MAX_UNSURE = 0.04, 0.01
+"""Shares of in-scope prompts that the two thresholds may turn away, as estimated on held-out prompts. A good
+part of what is out of scope is turned away only if some of what is in scope is, too."""
 MIN_CONFIDENCE = 0.5
-"""The calibrated threshold never exceeds it: beyond, the agent is more likely right than wrong."""
-LEAST_FAMILIARITY = 0.05
-"""The calibrated threshold is never lower: this little in common is nothing in common."""
-UNCALIBRATED_FAMILIARITY = 0.3
-"""Where too few examples leave nothing to calibrate on."""
+"""The calibrated threshold never exceeds it, unless an error bound asks for more: beyond, the agent is more
+likely right than wrong."""
+LEAST_LIKENESS = 0.06
+"""This little in common with the nearest examples is nothing in common, whatever a head says,"""
+NOTHING_IN_COMMON = -10.0
+"""and this familiar."""
 MIN_HELD_OUT = 8
+MIN_TO_SETTLE = 100
+"""Held-out prompts without which nothing says when the first half of the encoder is enough."""
+MAX_HARM = 0.001
+"""Share of prompts for which settling early may replace a right answer by a wrong one."""
+SETTLE_FAMILIARITY = 0.35
+"""Quantile of the in-scope familiarity: what is less familiar than that is always read to the end."""
+RISK_DELTA = 0.05
+"""The probability, over draws of the held-out prompts, with which the stated error bound may not hold."""
 
 _TEMPERATURES = np.geomspace(0.02, 5, 120)
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Outcomes:
+    """What heads said about prompts that they have not seen."""
+
+    logits: FloatArray
+    """float32[n, n_classes]"""
+    likeness: FloatArray
+    """float32[n]: mean cosine to the three nearest examples of the best class."""
+    truth: IntArray
+    """int64[n]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How to read one stage's raw scores."""
+
     temperature: float
     """Logits are divided by it (Guo et al. 2017)."""
+    logit: tuple[float, float]
+    """Mean and standard deviation of the best logit over prompts in scope."""
+    likeness: tuple[float, float]
+
+    def familiarity(
+        self, best_logit: FloatArray | np.float32, likeness: FloatArray | np.float32
+    ) -> FloatArray:
+        """How much at home a prompt is, in standard deviations from the usual prompt in scope: the mean of
+        what the head says (its best logit, Hendrycks et al. 2022) and of the likeness to examples."""
+        parts = ((best_logit, self.logit), (likeness, self.likeness))
+        familiarity = np.mean([(value - mean) / deviation for value, (mean, deviation) in parts], axis=0)
+        return np.where(likeness < LEAST_LIKENESS, NOTHING_IN_COMMON, familiarity)
+
+
+UNCALIBRATED = Scale(1.0, (0.0, math.inf), (0.6, 0.15))
+"""Where too few examples leave nothing to calibrate on: likeness alone counts."""
+UNCALIBRATED_FAMILIARITY = -1.0
+"""With `UNCALIBRATED`: a likeness of 0.3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    scales: tuple[Scale, ...]
+    """One per stage."""
+    settle_confidence: float
+    """With both of these the first stage's answer stands; infinite: it never does."""
+    settle_familiarity: float
     min_confidence: float
     """Of the best candidate's calibrated probability."""
     min_familiarity: float
     familiarities: FloatArray
-    """Of held-out in-scope examples, ascending: the null distribution of `unfamiliarity_p`."""
+    """Of held-out in-scope prompts, ascending: the null distribution of `unfamiliarity_p`."""
     n_held_out: int
     held_out_accuracy: float
-    """Top-1 over held-out examples, without abstention; nan if none."""
+    """Top-1 over held-out prompts, without abstention; nan if none."""
 
     def unfamiliarity_p(self, familiarity: float) -> float:
-        """Conformal p-value of being in scope: the share of held-out examples that are no more familiar."""
+        """Conformal p-value of being in scope: the share of held-out prompts that are no more familiar."""
         n_below = int(np.searchsorted(self.familiarities, familiarity, side="right"))
         return (n_below + 1) / (len(self.familiarities) + 1)
 
 
-def familiarity(kernel: FloatArray, labels: IntArray, n_classes: int) -> FloatArray:
-    """Mean similarity to the nearest three examples of each class.
+def calibrate(
+    stages: Sequence[Outcomes], *, max_error: float | None = None, max_unfamiliar: float = MAX_UNFAMILIAR
+) -> Calibration:
+    """Thresholds from what each stage said about the same held-out prompts.
 
-    kernel: float32[prompts, examples]; returns float32[prompts, n_classes]. Classes without examples get -1.
+    With `max_error`, `min_confidence` is the lowest threshold at which the share of wrong agents among routed
+    prompts is at most that, with probability 1 - RISK_DELTA (learn-then-test, Angelopoulos et al. 2021); more
+    than 1 where the held-out prompts cannot show it, so that nothing is routed.
     """
-    result = np.full((len(kernel), n_classes), -1, np.float32)
-    for label in range(n_classes):
-        own = kernel[:, labels == label]
-        n = min(N_NEAREST, own.shape[1])
-        if n:
-            result[:, label] = np.partition(own, own.shape[1] - n, axis=1)[:, -n:].mean(axis=1)
-    return result
-
-
-def calibrate(kernel: FloatArray, labels: IntArray, n_classes: int, *, seed: int) -> Calibration:
-    """Cross-fit on the examples' kernel matrix; set temperature and thresholds. Deterministic by `seed`."""
-    logits, familiar, truth = [], [], []
-    for train, held in grouped_folds(kernel, labels, seed=seed):
-        cross = kernel[np.ix_(held, train)]
-        coefficients = fit_dual(kernel[np.ix_(train, train)], labels[train], n_classes)
-        logits.append(cross @ coefficients)
-        familiar.append(familiarity(cross, labels[train], n_classes))
-        truth.append(labels[held])
-    if sum(map(len, truth)) < MIN_HELD_OUT:
+    truth = stages[-1].truth
+    n = len(truth)
+    if n < MIN_HELD_OUT:
         return Calibration(
-            1.0, MIN_CONFIDENCE, UNCALIBRATED_FAMILIARITY, np.zeros(0, np.float32), 0, float("nan")
+            scales=(UNCALIBRATED,) * len(stages),
+            settle_confidence=math.inf,
+            settle_familiarity=math.inf,
+            min_confidence=MIN_CONFIDENCE if max_error is None else math.inf,
+            min_familiarity=UNCALIBRATED_FAMILIARITY,
+            familiarities=np.zeros(0, np.float32),
+            n_held_out=0,
+            held_out_accuracy=math.nan,
         )
-    all_logits, all_truth = np.concatenate(logits), np.concatenate(truth)
-    temperature = fit_temperature(all_logits, all_truth)
-    probabilities = softmax(all_logits / np.float32(temperature))
-    best = probabilities.argmax(axis=1)
-    rows = np.arange(len(best))
-    own = np.sort(np.concatenate(familiar)[rows, best])
-    right = best == all_truth
+    scales = tuple(_scale(outcomes) for outcomes in stages)
+    views = [_view(outcomes, scale) for outcomes, scale in zip(stages, scales, strict=True)]
+    settle_confidence = settle_familiarity = math.inf
+    final = views[-1]
+    if len(views) == 2 and n >= MIN_TO_SETTLE:
+        settle_confidence, settle_familiarity = _settling(views[0], views[1])
+        first = views[0]
+        settled = (first.confidence >= settle_confidence) & (first.familiarity >= settle_familiarity)
+        final = _View(*(np.where(settled, a, b) for a, b in zip(first.arrays, final.arrays, strict=True)))
+    ascending = np.sort(final.familiarity)
+    min_familiarity = _low_quantile(ascending, max_unfamiliar)
+    if max_error is None:
+        min_confidence = min(MIN_CONFIDENCE, _low_quantile(np.sort(final.confidence), MAX_UNSURE))
+    else:
+        at_home = final.familiarity >= min_familiarity
+        min_confidence = certified_confidence(final.confidence[at_home], final.right[at_home], max_error)
     return Calibration(
-        temperature=temperature,
-        min_confidence=min(MIN_CONFIDENCE, _low_quantile(np.sort(probabilities[rows, best]))),
-        min_familiarity=max(LEAST_FAMILIARITY, _low_quantile(own)),
-        familiarities=own,
-        n_held_out=len(best),
-        held_out_accuracy=float(right.mean()),
+        scales=scales,
+        settle_confidence=settle_confidence,
+        settle_familiarity=settle_familiarity,
+        min_confidence=min_confidence,
+        min_familiarity=min_familiarity,
+        familiarities=ascending.astype(np.float32),
+        n_held_out=n,
+        held_out_accuracy=float(final.right.mean()),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Of each held-out prompt: how sure, how familiar, and whether right."""
+
+    confidence: FloatArray
+    familiarity: FloatArray
+    right: NDArray[np.bool_]
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.generic], ...]:
+        return self.confidence, self.familiarity, self.right
+
+
+def _scale(outcomes: Outcomes) -> Scale:
+    best = outcomes.logits.max(axis=1)
+    logit, likeness = (
+        (float(values.mean()), max(float(values.std()), 1e-3)) for values in (best, outcomes.likeness)
+    )
+    return Scale(fit_temperature(outcomes.logits, outcomes.truth), logit, likeness)
+
+
+def _view(outcomes: Outcomes, scale: Scale) -> _View:
+    confidence = softmax(outcomes.logits / np.float32(scale.temperature)).max(axis=1)
+    familiarity = scale.familiarity(outcomes.logits.max(axis=1), outcomes.likeness)
+    return _View(confidence, familiarity, outcomes.logits.argmax(axis=1) == outcomes.truth)
+
+
+def _settling(first: _View, last: _View) -> tuple[float, float]:
+    """The lowest confidence at which the first stage's answers cost at most MAX_HARM, and its familiarity."""
+    min_familiarity = float(np.quantile(first.familiarity, SETTLE_FAMILIARITY))
+    eligible = np.flatnonzero(first.familiarity >= min_familiarity)
+    order = eligible[np.argsort(-first.confidence[eligible], kind="stable")]
+    harm = np.cumsum(last.right[order] & ~first.right[order])
+    n_settled = int((harm <= MAX_HARM * len(last.right)).sum())
+    return (float(first.confidence[order[n_settled - 1]]) if n_settled else math.inf), min_familiarity
+
+
+def certified_confidence(
+    confidence: FloatArray, right: NDArray[np.bool_], max_error: float, *, delta: float = RISK_DELTA
+) -> float:
+    """The lowest threshold on `confidence` whose error is proven to be at most `max_error`; inf if none is.
+
+    Thresholds are tested from the most careful one down, each by the binomial tail, until one fails (fixed
+    sequence testing): the true error at the result exceeds `max_error` with probability `delta` at most.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    n_wrong = np.cumsum(~right[order])
+    # Without a single error so many are needed before anything can be proven.
+    fewest = math.ceil(math.log(delta) / math.log1p(-max_error))
+    proven = math.inf
+    for n in np.unique(np.linspace(fewest, len(order), 200).astype(int)) if len(order) >= fewest else ():
+        if binomial_tail(int(n_wrong[n - 1]), int(n), max_error) > delta:
+            break
+        proven = float(confidence[order[n - 1]])
+    return proven
+
+
+def binomial_tail(k: int, n: int, p: float) -> float:
+    """P(X <= k) for X ~ Binomial(n, p), 0 < p < 1."""
+    logs = [
+        math.lgamma(n + 1)
+        - math.lgamma(i + 1)
+        - math.lgamma(n - i + 1)
+        + i * math.log(p)
+        + (n - i) * math.log1p(-p)
+        for i in range(k + 1)
+    ]
+    return min(1.0, math.fsum(map(math.exp, logs)))
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
@@ -113,7 +239,7 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
 
 
 def grouped_folds(
-    kernel: FloatArray, labels: IntArray, *, seed: int
+    features: FloatArray, labels: IntArray, *, seed: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """(train, held out) index pairs. Near-copies are never apart; every class keeps something to learn from.
 
@@ -126,7 +252,7 @@ def grouped_folds(
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             continue  # nothing can be held out: it stays in every train part
-        own = kernel[np.ix_(members, members)]
+        own = features[members] @ features[members].T
         groups = np.arange(len(members))
         for closeness in (NEAR_COPY, 0.9, 0.95):
             linked = _single_links(own, closeness)
@@ -162,8 +288,8 @@ def _single_links(kernel: FloatArray, closeness: float) -> NDArray[np.int64]:
     return groups
 
 
-def _low_quantile(ascending: FloatArray) -> float:
-    """The value below which at most MAX_TURNED_AWAY of new in-scope values are expected to fall."""
-    rank = int(np.floor(MAX_TURNED_AWAY * (len(ascending) + 1)))
-    # With fewer than 49 values no quantile that low exists; the smallest one seen is the best estimate.
+def _low_quantile(ascending: FloatArray, share: float) -> float:
+    """The value below which at most `share` of new in-scope values are expected to fall."""
+    rank = int(np.floor(share * (len(ascending) + 1)))
+    # With few values no quantile that low exists; the smallest one seen is the best estimate.
     return float(ascending[max(0, rank - 1)])

@@ -1,5 +1,5 @@
 """The sentence encoder: all-MiniLM-L6-v2 as int8 ONNX (`models/encoder/`, built by `make encoder`), without
-torch.
+torch, in two halves of three layers each. Many prompts need the first half only.
 
 The file is part of the checkout and of the container image, not of the wheel (23 MB). Without it the router
 works on n-grams alone.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -26,8 +25,21 @@ _log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float32]
 
 META_NAME = "encoder.json"
+FILES = ("early.onnx", "late.onnx", "tokenizer.json")
 _HEAD_CHARS, _TAIL_CHARS = 768, 256
 """Read by the tokenizer of a long prompt; far more than the tokens kept."""
+
+
+class Reading(Protocol):
+    """One prompt as the encoder understands it, as far as it has been asked to."""
+
+    def early(self) -> FloatArray:
+        """float32[n_dims] of length 1, after half of the layers, at half the cost."""
+        ...
+
+    def late(self) -> FloatArray:
+        """float32[n_dims] of length 1, after all layers."""
+        ...
 
 
 class Encoder(Protocol):
@@ -37,24 +49,26 @@ class Encoder(Protocol):
     version: str
     """Names the weights and how much of a prompt they read: vectors of different versions do not compare."""
 
-    def encode(self, prompts: Sequence[str]) -> FloatArray:
-        """float32[len(prompts), n_dims], rows of length 1. A prompt's row does not depend on the others."""
+    def read(self, prompt: str) -> Reading:
+        """What is computed of it, is computed when asked for, once."""
         ...
 
 
 class _Meta(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     model: str
     licence: str
     source: str
     source_weights_sha256: str
     quantisation: str
     n_dims: Annotated[int, Field(ge=1)]
+    early_layers: tuple[int, ...]
+    late_layers: tuple[int, ...]
     max_tokens: Annotated[int, Field(ge=4, le=128)]
     tail_tokens: Annotated[int, Field(ge=0)]
-    files: dict[Literal["model.onnx", "tokenizer.json"], str]
+    files: dict[Literal["early.onnx", "late.onnx", "tokenizer.json"], str]
 
 
 def default_encoder_path() -> Path:
@@ -85,7 +99,7 @@ def load_encoder(
         return None
     try:
         meta = _Meta.model_validate_json((folder / META_NAME).read_bytes())
-        contents = {name: (folder / name).read_bytes() for name in ("model.onnx", "tokenizer.json")}
+        contents = {name: (folder / name).read_bytes() for name in FILES}
     except (OSError, ValidationError) as error:
         raise SettingsError(
             f"the encoder in {str(folder)!r} cannot be read: {error}; run `make encoder`"
@@ -108,8 +122,9 @@ class OnnxEncoder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            contents["model.onnx"], options, providers=["CPUExecutionProvider"]
+        self._early, self._late = (
+            onnxruntime.InferenceSession(contents[name], options, providers=["CPUExecutionProvider"])
+            for name in ("early.onnx", "late.onnx")
         )
         self._tokenizer = Tokenizer.from_str(contents["tokenizer.json"].decode())
         self._tokenizer.no_padding()
@@ -118,13 +133,10 @@ class OnnxEncoder:
         # [SEP] comes on top of the tail; a short window keeps at least half of it for the start.
         self._n_last = min(meta.tail_tokens, max_tokens // 2 - 1) + 1
         self.n_dims = meta.n_dims
-        self.version = f"{meta.files['model.onnx'][:12]}-{max_tokens}"
+        self.version = f"{meta.files['late.onnx'][:12]}-{max_tokens}"
 
-    def encode(self, prompts: Sequence[str]) -> FloatArray:
-        rows = np.empty((len(prompts), self.n_dims), np.float32)
-        for row, prompt in zip(rows, prompts, strict=True):
-            row[:] = self._session.run(None, {"ids": self._token_ids(prompt)})[0][0]
-        return rows
+    def read(self, prompt: str) -> Reading:
+        return _OnnxReading(self._early, self._late, self._token_ids(prompt))
 
     def _token_ids(self, prompt: str) -> NDArray[np.int64]:
         """int64[1, at most max_tokens], [CLS] and [SEP] included: the prompt's start and its last few
@@ -136,3 +148,22 @@ class OnnxEncoder:
         if len(ids) > self._max_tokens:
             ids = ids[: self._max_tokens - self._n_last] + ids[-self._n_last :]
         return np.array([ids], np.int64)
+
+
+class _OnnxReading:
+    def __init__(
+        self, early: onnxruntime.InferenceSession, late: onnxruntime.InferenceSession, ids: NDArray[np.int64]
+    ) -> None:
+        hidden, vector = early.run(["hidden", "early"], {"ids": ids})
+        self._early_vector: FloatArray = vector[0]
+        self._hidden = hidden
+        self._late_session = late
+        self._late_vector: FloatArray | None = None
+
+    def early(self) -> FloatArray:
+        return self._early_vector
+
+    def late(self) -> FloatArray:
+        if self._late_vector is None:
+            self._late_vector = self._late_session.run(["late"], {"hidden": self._hidden})[0][0]
+        return self._late_vector

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adaptive_lora.errors import InvalidRequest
 from adaptive_lora.router.head import IntArray
 
 MIN_EXAMPLES = 5
@@ -24,6 +25,29 @@ class ExampleSet:
     labels: IntArray
     warnings: tuple[str, ...]
     """For the operator, each with a remedy."""
+
+    def plus(self, agent: str, prompts: Sequence[str]) -> ExampleSet:
+        """With one more agent, the last. Prompts that another agent claims, and repetitions, are left out.
+
+        Raises InvalidRequest if none is left.
+        """
+        claimed = {_key(text) for text in self.texts} | {""}
+        fresh = {_key(prompt): prompt for prompt in reversed(prompts)}
+        kept = tuple(prompt for key, prompt in reversed(fresh.items()) if key not in claimed)
+        if not kept:
+            raise InvalidRequest(
+                f"{agent} has no example of its own: give it prompts that no other agent claims"
+            )
+        labels = np.concatenate([self.labels, np.full(len(kept), len(self.agents), np.int64)])
+        return ExampleSet((*self.agents, agent), self.texts + kept, labels, self.warnings)
+
+    def minus(self, agent: str) -> ExampleSet:
+        """Without `agent`, which must be one of them."""
+        gone = self.agents.index(agent)
+        keep = np.flatnonzero(self.labels != gone)
+        labels = self.labels[keep] - (self.labels[keep] > gone)
+        agents = self.agents[:gone] + self.agents[gone + 1 :]
+        return ExampleSet(agents, tuple(self.texts[i] for i in keep), labels, self.warnings)
 
 
 def collect_examples(examples: Mapping[str, Sequence[str]]) -> ExampleSet:

@@ -21,7 +21,6 @@ _SHOWN_CHARS = 160
 def explain(
     verdict: Verdict,
     scores: Scores,
-    row: int,
     calibration: Calibration,
     *,
     ngrams: Ngrams,
@@ -31,7 +30,7 @@ def explain(
     owners: Sequence[str],
     reads: Sequence[str],
 ) -> dict[str, Any]:
-    """What the decision in `verdict` was based on.
+    """What the decision in `verdict` about one prompt was based on; `scores` is of that prompt alone.
 
     advantage: float32[len(ngrams.bucket)], what each n-gram adds to the log-odds of the best candidate over
     the runner-up. similarity: float32[len(texts)], of the prompt to each example; `owners` are the examples'
@@ -40,7 +39,7 @@ def explain(
     nearest = np.argsort(-similarity)[:N_EXAMPLES]
     return {
         "best": scores.candidates[verdict.best],
-        "familiarity": round(float(scores.familiarity[row, verdict.best]), 4),
+        "familiarity": round(float(scores.familiarity[0]), 4),
         "thresholds": {
             "confidence": round(calibration.min_confidence, 4),
             "familiarity": round(calibration.min_familiarity, 4),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-N_BUCKETS = 1 << 12
+N_BUCKETS = 1 << 10
 HEAD_CHARS, TAIL_CHARS = 3_000, 1_000
 """What is read of a long prompt. What is asked for stands at its start or its end; quoted material between
 them."""

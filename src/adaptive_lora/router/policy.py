@@ -17,7 +17,10 @@ class Scores:
     probabilities: FloatArray
     """float32[prompts, candidates], calibrated by temperature; rows sum to 1."""
     familiarity: FloatArray
-    """float32[prompts, candidates]: mean cosine to the candidate's three nearest examples."""
+    """float32[prompts]: how much at home the prompt is with its most probable candidate, in standard
+    deviations from the usual prompt in scope (`calibration.Scale.familiarity`)."""
+    stages: tuple[int, ...]
+    """Per prompt, the stage that settled it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,12 @@ def decide(scores: Scores, row: int, calibration: Calibration) -> Verdict:
     """
     best = int(scores.probabilities[row].argmax())
     confidence = float(scores.probabilities[row, best])
-    familiar = float(scores.familiarity[row, best])
+    familiar = float(scores.familiarity[row])
     agent = scores.candidates[best]
     shares = dict(zip(scores.candidates, map(float, scores.probabilities[row]), strict=True))
     if familiar < calibration.min_familiarity:
         doubt = (
-            f"unlike {agent!r}'s examples: similarity {familiar:.2f}, at least "
+            f"unlike {agent!r}'s examples: familiarity {familiar:.2f}, at least "
             f"{calibration.min_familiarity:.2f} needed"
         )
         return Verdict(

@@ -80,5 +80,10 @@ def fit_router(settings: Settings, versions: Sequence[AdapterVersion]) -> Routes
     encoder = load_encoder(settings.router.encoder_path) if settings.router.use_encoder else None
     examples = {version.name: version.examples for version in versions}
     return Router.fit(
-        examples, encoder=encoder, seed=settings.router.seed, min_confidence=settings.router.min_confidence
+        examples,
+        encoder=encoder,
+        descriptions={version.name: version.description for version in versions},
+        seed=settings.router.seed,
+        min_confidence=settings.router.min_confidence,
+        max_error=settings.router.max_error,
     )

@@ -1,0 +1,128 @@
+"""Fit a router on labelled prompts, and measure everything that is promised of it in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adaptive_lora.router.encoder import Encoder
+from adaptive_lora.router.router import Router
+from adaptive_lora.training.router_data import LabelledPrompt, by_label
+from adaptive_lora.training.router_metrics import auroc, expected_calibration_error, macro_f1
+
+N_TIMED = 1_000
+N_WARM_UP = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    figures: dict[str, Any]
+    """What `adaptive-lora router evaluate --json` prints."""
+    truth: tuple[str, ...]
+    predicted: tuple[str, ...]
+    """The most probable agent, whether or not it was routed to."""
+    confidence: tuple[float, ...]
+    routed: tuple[bool, ...]
+
+
+def evaluate(
+    train: Sequence[LabelledPrompt],
+    test: Sequence[LabelledPrompt],
+    *,
+    calibrate: Sequence[LabelledPrompt] | None = None,
+    oos: Sequence[LabelledPrompt] = (),
+    encoder: Encoder | None,
+    max_error: float | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Prompts of `test` whose label is null count as out of scope, as those of `oos` do.
+
+    Without `calibrate`, `train` is cross-fitted. Latencies are of single prompts of `test`, one after the
+    other in this thread; pin the process to one core to have them of one core.
+    """
+    examples = by_label(train)
+    progress("fitting")
+    start = time.perf_counter()
+    held_out = None if calibrate is None else [(r.prompt, r.label) for r in calibrate if r.label is not None]
+    router = Router.fit(
+        examples,
+        encoder=encoder,
+        held_out=held_out,
+        seed=seed,
+        max_error=max_error,
+    )
+    fit_s = time.perf_counter() - start
+
+    inside = [row for row in test if row.label is not None]
+    outside = [row for row in (*test, *oos) if row.label is None]
+    truth = [row.label or "" for row in inside]
+    progress("scoring the test prompts")
+    start = time.perf_counter()
+    scores = router.score([row.prompt for row in inside])
+    throughput = len(inside) / (time.perf_counter() - start)
+    best = scores.probabilities.argmax(axis=1)
+    predicted = [scores.candidates[i] for i in best]
+    confidence = scores.probabilities.max(axis=1).astype(float)
+    right = np.array([a == b for a, b in zip(truth, predicted, strict=True)])
+    routed = (scores.familiarity >= router.report.min_familiarity) & (
+        confidence >= router.report.min_confidence
+    )
+
+    progress("timing single prompts")
+    prompts = [row.prompt for row in inside[: N_TIMED + N_WARM_UP]]
+    for prompt in prompts[:N_WARM_UP]:
+        router.route(prompt)
+    seconds = []
+    for prompt in prompts[-N_TIMED:]:
+        start = time.perf_counter()
+        router.route(prompt)
+        seconds.append(time.perf_counter() - start)
+
+    progress("adding and removing an agent")
+    label = sorted(router.agents)[0]
+    without, remove_s = _timed(lambda: router.without_agent(label))
+    _, add_s = _timed(lambda: without.with_agent(label, examples[label]))
+    figures: dict[str, Any] = {
+        "n_train": sum(map(len, examples.values())),
+        "n_labels": len(router.agents),
+        "n_test": len(inside),
+        "n_oos": len(outside),
+        "top1": round(float(right.mean()), 4),
+        "macro_f1": round(macro_f1(truth, predicted), 4),
+        "ece": round(expected_calibration_error(confidence, right), 4),
+        "oos_auroc": None,
+        "max_error": max_error,
+        "coverage": round(float(routed.mean()), 4),
+        "error": round(float((routed & ~right).sum() / max(1, routed.sum())), 4),
+        "oos_rejected": None,
+        "settled_early": round(float(np.mean([s + 1 < router.n_stages for s in scores.stages])), 4),
+        "latency_ms": {f"p{q}": round(1000 * float(np.percentile(seconds, q)), 3) for q in (50, 99)},
+        "throughput_per_s": round(throughput, 1),
+        "fit_s": round(fit_s, 2),
+        "add_label_s": round(add_s, 3),
+        "remove_label_s": round(remove_s, 3),
+        "size_mb": round(router.size_bytes / 1e6, 2),
+        "encoder": None if encoder is None else encoder.version,
+        "seed": seed,
+    }
+    if outside:
+        progress("scoring the out-of-scope prompts")
+        away = router.score([row.prompt for row in outside])
+        sent_away = (away.familiarity < router.report.min_familiarity) | (
+            away.probabilities.max(axis=1) < router.report.min_confidence
+        )
+        figures["oos_auroc"] = round(auroc(scores.familiarity, away.familiarity), 4)
+        figures["oos_rejected"] = round(float(sent_away.mean()), 4)
+    return Evaluation(
+        figures, tuple(truth), tuple(predicted), tuple(map(float, confidence)), tuple(map(bool, routed))
+    )
+
+
+def _timed(work: Callable[[], Router]) -> tuple[Router, float]:
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
