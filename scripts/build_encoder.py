@@ -40,9 +40,8 @@ EARLY_LAYERS, LATE_LAYERS = (2, 3), (4, 6)
 """The layers whose means make up a prompt's two vectors. Two layers route better than the last one alone:
 docs/explanation/routing.md has the figures."""
 MAX_TOKENS, TAIL_TOKENS = 16, 2
-"""What the router reads of a prompt, [CLS] and [SEP] included: the start, and the last word or so. Sixteen is
-what fits into the router's 6 ms on one core with AVX2 only; docs/explanation/routing.md has the
-measurement."""
+"""What the router reads of a prompt, [CLS] and [SEP] included: the start, and the last word or so. Cost is
+proportional to it; docs/explanation/routing.md has the measurement."""
 MIN_COSINE = 0.98
 ALPHA = 0.65
 """Best of 0.3, 0.5, 0.65 and 0.8 in the mean cosine to the original."""

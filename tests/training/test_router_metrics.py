@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from adaptive_lora.training.router_metrics import auroc, expected_calibration_error, macro_f1, risk_coverage
+from adaptive_lora.training.router_metrics import auroc, expected_calibration_error, macro_f1
 
 
 def test_macro_f1_is_the_librarys() -> None:
@@ -28,9 +28,3 @@ def test_calibration_error() -> None:
     two = np.r_[np.full(50, 0.95), np.full(50, 0.55)]
     assert expected_calibration_error(two, np.r_[np.ones(50, bool), np.zeros(50, bool)]) == pytest.approx(0.3)
     assert expected_calibration_error(np.ones(4), np.ones(4, bool)) == 0
-
-
-def test_risk_coverage() -> None:
-    coverage, error = risk_coverage(np.array([0.2, 0.9, 0.5]), np.array([False, True, False]))
-    np.testing.assert_allclose(coverage, [1 / 3, 2 / 3, 1])
-    np.testing.assert_allclose(error, [0, 1 / 2, 2 / 3])

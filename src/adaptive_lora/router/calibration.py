@@ -54,6 +54,11 @@ class Outcomes:
     truth: IntArray
     """int64[n]"""
 
+    @classmethod
+    def none(cls, n_classes: int) -> Outcomes:
+        """Of no prompt at all."""
+        return cls(np.zeros((0, n_classes), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:

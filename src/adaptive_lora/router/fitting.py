@@ -36,12 +36,12 @@ def cross_fit(
             collected[name].append(Outcomes(logits, np.array(likeness, np.float32), labels[held]))
         if n > MAX_CROSS_FITTED:
             break
-    empty = np.zeros((0, n_classes), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+    none = Outcomes.none(n_classes)
     return [
         Outcomes(
-            np.concatenate([empty[0], *(o.logits for o in parts)]),
-            np.concatenate([empty[1], *(o.likeness for o in parts)]),
-            np.concatenate([empty[2], *(o.truth for o in parts)]),
+            np.concatenate([none.logits, *(o.logits for o in parts)]),
+            np.concatenate([none.likeness, *(o.likeness for o in parts)]),
+            np.concatenate([none.truth, *(o.truth for o in parts)]),
         )
         for parts in collected.values()
     ]

@@ -114,7 +114,7 @@ class Router:
         stages = [
             fit_stage(name, rows[:n], kept.labels, rows[n:], n_classes) for name, rows in features.items()
         ]
-        draft = cls(kept, encoder, stages, calibrate([_nothing(n_classes)] * len(stages)))
+        draft = cls(kept, encoder, stages, calibrate([Outcomes.none(n_classes)] * len(stages)))
         if held_out is None:
             outcomes = cross_fit(features, kept.labels, n_classes, seed=seed)
         else:
@@ -302,7 +302,3 @@ def _features(encoder: Encoder | None, texts: Sequence[str]) -> dict[StageName, 
 def _called(agent: str, description: str) -> str:
     """What an agent is called, as a text: its name in words, and what it is for."""
     return f"{agent.replace('_', ' ').replace('-', ' ')} {description}".strip()
-
-
-def _nothing(n_classes: int) -> Outcomes:
-    return Outcomes(np.zeros((0, n_classes), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))

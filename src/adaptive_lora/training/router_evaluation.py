@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptive_lora.router.encoder import Encoder
+from adaptive_lora.router.policy import Scores
 from adaptive_lora.router.router import Router
 from adaptive_lora.training.router_data import LabelledPrompt, by_label
 from adaptive_lora.training.router_metrics import auroc, expected_calibration_error, macro_f1
@@ -25,8 +27,6 @@ class Evaluation:
     truth: tuple[str, ...]
     predicted: tuple[str, ...]
     """The most probable agent, whether or not it was routed to."""
-    confidence: tuple[float, ...]
-    routed: tuple[bool, ...]
 
 
 def evaluate(
@@ -69,9 +69,7 @@ def evaluate(
     predicted = [scores.candidates[i] for i in best]
     confidence = scores.probabilities.max(axis=1).astype(float)
     right = np.array([a == b for a, b in zip(truth, predicted, strict=True)])
-    routed = (scores.familiarity >= router.report.min_familiarity) & (
-        confidence >= router.report.min_confidence
-    )
+    routed = _routed(router, scores)
 
     progress("timing single prompts")
     prompts = [row.prompt for row in inside[: N_TIMED + N_WARM_UP]]
@@ -113,14 +111,17 @@ def evaluate(
     if outside:
         progress("scoring the out-of-scope prompts")
         away = router.score([row.prompt for row in outside])
-        sent_away = (away.familiarity < router.report.min_familiarity) | (
-            away.probabilities.max(axis=1) < router.report.min_confidence
-        )
         figures["oos_auroc"] = round(auroc(scores.familiarity, away.familiarity), 4)
-        figures["oos_rejected"] = round(float(sent_away.mean()), 4)
-    return Evaluation(
-        figures, tuple(truth), tuple(predicted), tuple(map(float, confidence)), tuple(map(bool, routed))
-    )
+        figures["oos_rejected"] = round(float((~_routed(router, away)).mean()), 4)
+    return Evaluation(figures, tuple(truth), tuple(predicted))
+
+
+def _routed(router: Router, scores: Scores) -> NDArray[np.bool_]:
+    """bool[prompts]: what `policy.decide` would send to an agent."""
+    report = router.report
+    is_sure = scores.probabilities.max(axis=1) >= report.min_confidence
+    is_routed: NDArray[np.bool_] = is_sure & (scores.familiarity >= report.min_familiarity)
+    return is_routed
 
 
 def _timed(work: Callable[[], Router]) -> tuple[Router, float]:

@@ -40,10 +40,3 @@ def auroc(in_scope: Floats, out_of_scope: Floats) -> float:
     below = np.searchsorted(ascending, in_scope, side="left")
     at_most = np.searchsorted(ascending, in_scope, side="right")
     return float((below + at_most).mean() / 2 / len(ascending))
-
-
-def risk_coverage(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
-    """(coverage, error) when the most confident 1 .. n prompts are answered."""
-    order = np.argsort(-confidence, kind="stable")
-    n = np.arange(1, len(order) + 1)
-    return n / len(order), np.cumsum(~right[order]) / n
