@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def kv_cache_bytes(
     return min(wanted, budget)
 
 
+@cache
 def native_bf16() -> bool:
     """Whether the CPU multiplies bf16 matrices at a useful speed.
 

@@ -8,20 +8,25 @@ Written for CPUs, where the two costs are the dispatch of small operators and th
              shrinks for all slices (q, k, v). float32, because on CPUs without native bf16 torch's bf16
              products run at a seventh of the speed or less, and as vLLM's GPU kernels keep this
              intermediate in float32 too
-    grid     short groups (decode: one row per request) are padded to one batched product over the slots
+    bf16     where the CPU multiplies bf16, long runs (prefill) use vLLM's own bf16 weights in place and add
+             to the output within the product: the float32 way spends ten times that on moving memory
+    grid     short groups (decode: one row per request) are padded to one batched product over the slots,
+             in float32: so few rows gain nothing from bf16
 
 Rows of the base model are in no group, so nothing is ever written to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from adaptive_lora.engine.cpu_resources import native_bf16
 
 LONG_RUN = 32
 """Neighbouring rows of one adapter from which on they are a product of their own, without gathering."""
@@ -129,6 +134,7 @@ class PackedWeights:
         self._stacks = (tuple(_matrices(a) for a in a_stacks), tuple(_matrices(b) for b in b_stacks))
         self._versions: tuple[int, ...] = ()
         a, b = self._stacks
+        self.has_native_products = a[0].dtype == torch.bfloat16 and native_bf16()
         num_slots, in_size = a[0].shape[0], a[0].shape[2]
         self.ranks = tuple(m.shape[1] for m in a)
         self.a = torch.empty(num_slots, in_size, sum(self.ranks))
@@ -138,6 +144,12 @@ class PackedWeights:
         self.out_size = sum(m.shape[1] for m in b)
         self.present = [False] * num_slots
         """Whether the slot's adapter changes this layer at all."""
+
+    def slot(self, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """vLLM's own A[rank, in] and B[out_i, rank] of each slice of `slot`."""
+        a, b = self._stacks
+        for a_stack, b_stack in zip(a, b, strict=True):
+            yield a_stack[slot], b_stack[slot]
 
     def refresh(self) -> None:
         """Copy the stacks if they have changed. Costs a few comparisons when they have not."""
@@ -187,16 +199,32 @@ def add_lora(
 def _add_segment(
     y: torch.Tensor, x: torch.Tensor, weights: PackedWeights, segment: Segment, scale: float
 ) -> None:
-    rows, slot = segment.rows, segment.slot
-    gathered = isinstance(rows, torch.Tensor)
-    xs = x.index_select(0, rows) if isinstance(rows, torch.Tensor) else x[rows]
-    h = xs.float() @ weights.a[slot]  # (rows, ranks)
+    rows = segment.rows
+    if isinstance(rows, slice):
+        _add_to_rows(y[rows], x[rows], weights, segment.slot, scale)
+    else:
+        ys = y.index_select(0, rows)
+        _add_to_rows(ys, x.index_select(0, rows), weights, segment.slot, scale)
+        y.index_copy_(0, rows, ys)
+
+
+def _add_to_rows(
+    y: torch.Tensor, x: torch.Tensor, weights: PackedWeights, slot: int, scale: float
+) -> None:
+    """`y += scale * x @ A[slot] @ B[slot]`."""
+    out_start = 0
+    if weights.has_native_products and x.dtype == y.dtype == torch.bfloat16:
+        for a, b in weights.slot(slot):
+            target = y[:, out_start : out_start + b.shape[0]]
+            target.addmm_(x @ a.t(), b[: target.shape[1]].t(), alpha=scale)
+            out_start += b.shape[0]
+        return
+    h = x.float() @ weights.a[slot]  # (rows, ranks)
     if scale != 1.0:
         h *= scale
-    ys = y.index_select(0, rows) if isinstance(rows, torch.Tensor) else y[rows]
-    rank_start = out_start = 0
+    rank_start = 0
     for rank, b in zip(weights.ranks, weights.b, strict=True):
-        target = ys[:, out_start : out_start + b.shape[2]]
+        target = y[:, out_start : out_start + b.shape[2]]
         hi, bi = h[:, rank_start : rank_start + rank], b[slot, :, : target.shape[1]]
         if target.dtype == torch.float32:
             target.addmm_(hi, bi)
@@ -204,8 +232,6 @@ def _add_segment(
             target.add_(hi @ bi)
         rank_start += rank
         out_start += b.shape[2]
-    if gathered:
-        y.index_copy_(0, rows, ys)
 
 
 def _add_grid(y: torch.Tensor, x: torch.Tensor, weights: PackedWeights, grid: Grid, scale: float) -> None:
