@@ -15,6 +15,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
 from adaptive_lora.router.encoder import OnnxEncoder, load_encoder
-from adaptive_lora.training.router_data import LabelledPrompt, read_labelled
+from adaptive_lora.router.router import Router
+from adaptive_lora.training.router_data import LabelledPrompt, by_label, read_labelled
 from adaptive_lora.training.router_evaluation import evaluate
 
 N_LAYER_DIMS = 384
@@ -100,6 +102,7 @@ def main() -> None:
     args = parser.parse_args()
     train, val, test = (read_labelled(args.data / f"{name}.jsonl") for name in ("train", "val", args.split))
     oos = read_labelled(args.data / "oos_test.jsonl")
+    held_out = [(row.prompt, row.label) for row in val if row.label is not None]
     encoder, whole = load_encoder(), load_encoder(max_tokens=128)
     if encoder is None or whole is None:
         sys.exit("models/encoder is missing: run `make encoder`")
@@ -112,8 +115,19 @@ def main() -> None:
         only_ours, only_theirs = 0, 0
         for seed in range(args.seed, args.seed + (1 if n is None else args.draws)):
             examples = draw(train, n, seed)
+            prompts = by_label(examples)
             ours = evaluate(
-                examples, test, calibrate=val, oos=oos, encoder=encoder, max_error=args.max_error, seed=seed
+                partial(
+                    Router.fit,
+                    prompts,
+                    encoder=encoder,
+                    held_out=held_out,
+                    max_error=args.max_error,
+                    seed=seed,
+                ),
+                prompts,
+                test,
+                oos=oos,
             )
             draws.append(ours.figures)
             print(f"{shots} examples, draw {seed}: {ours.figures}", file=sys.stderr, flush=True)

@@ -19,7 +19,8 @@ AdaptiveLoraError
 │   ├── WrongModules          target modules or shapes that the base does not have
 │   └── NonFiniteWeights      NaN or infinity in the weights
 ├── RouterError
-│   └── NoCandidates          nothing to choose from
+│   ├── NoCandidates          nothing to choose from
+│   └── BundleError           a router bundle that is missing, damaged, or of another encoder
 ├── EngineError
 │   ├── EngineNotReady        still loading, or stopped (retryable)
 │   ├── EngineDead            the engine's process is gone
@@ -119,6 +120,10 @@ class RouterError(AdaptiveLoraError):
 
 class NoCandidates(RouterError):
     code = "no_candidates"
+
+
+class BundleError(RouterError):
+    code = "bundle_error"
 
 
 class EngineError(AdaptiveLoraError):

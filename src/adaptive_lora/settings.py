@@ -95,6 +95,11 @@ class RouterSettings(Section):
         None, description="folder that `make encoder` built; default: the shipped one"
     )
     use_encoder: bool = Field(True, description="false: n-grams only")
+    bundle_path: Path | None = Field(
+        None,
+        description="folder of bundles that `adaptive-lora router fit` wrote: its current one is served; "
+        "default: learn from the adapters' examples at start",
+    )
     min_confidence: float | None = Field(
         None, ge=0, le=1, description="below it the base answers; default: calibrated"
     )
@@ -105,7 +110,12 @@ class RouterSettings(Section):
         description="bound on the share of wrong agents among routed prompts; the base answers what would "
         "break it; default: none is promised",
     )
-    seed: int = Field(0, ge=0, description="seed of the calibration split")
+    learning_path: Path | None = Field(
+        None,
+        description="folder of choices and rewards: the router learns from them who answers best; default: "
+        "it does not",
+    )
+    seed: int = Field(0, ge=0, description="seed of the calibration split, and of what learning tries")
 
 
 class RateLimitingSettings(Section):

@@ -12,6 +12,14 @@ BASE = "base"
 
 FinishReason = Literal["stop", "length", "abort"]
 
+Reason = Literal["routed", "abstained", "learned", "explicit", "no_candidates"]
+"""The router's choice; the base in its place; another agent, or the base, for its better outcomes; the
+caller's choice; nobody to choose from."""
+
+Doubt = Literal["unfamiliar", "unsure", "parts_disagree", "provisional"]
+"""Why the base answers instead of the most probable agent: the prompt is like none of its examples; the
+choice is unsure; parts of the prompt are for different agents; the agent has too few examples yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
@@ -134,6 +142,17 @@ class EngineStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How an agent takes part in routing."""
+
+    routing: Literal["routed", "provisional", "explicit_only"]
+    """Prompts are routed to it; or it is scored, but answers explicit calls only until it has enough
+    examples; or the router does not know it."""
+    missing: str | None = None
+    """What it lacks, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
 class RouteDecision:
     """Which agent answers, how sure the router is, and why."""
 
@@ -141,7 +160,12 @@ class RouteDecision:
     """An adapter's name, or `BASE`."""
     confidence: float
     """Calibrated probability that `agent` is right, 0..1."""
-    reason: Literal["routed", "abstained", "explicit", "no_candidates"]
+    reason: Reason
     scores: Mapping[str, float]
     """Calibrated probability per candidate; sums to 1. Empty when the choice was explicit."""
+    doubt: Doubt | None = None
+    """Set if the reason is "abstained"."""
+    candidates: tuple[str, ...] = ()
+    """The agents among which the right one is, with calibrated probability; most probable first. Empty if the
+    prompt is unfamiliar, or the choice was explicit."""
     explanation: Mapping[str, Any] = field(default_factory=dict)

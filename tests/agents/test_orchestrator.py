@@ -9,7 +9,7 @@ from adaptive_lora.agents.orchestrator import Orchestrator, routing_text
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import DeadlineExceeded, EngineDead, RequestAborted, UnknownAdapter, Unsupported
 from adaptive_lora.telemetry.metrics import Metrics
-from adaptive_lora.types import BASE, ChatMessage, GenerateRequest, RouteDecision, SamplingConfig
+from adaptive_lora.types import BASE, ChatMessage, GenerateRequest, RouteDecision, SamplingConfig, Standing
 
 Build = Callable[..., Orchestrator]
 
@@ -20,6 +20,9 @@ class Recorder:
     def __init__(self, agent: str) -> None:
         self.agent = agent
         self.asked: list[tuple[str, tuple[str, ...], bool]] = []
+
+    def standing(self, agent: str) -> Standing:
+        return Standing("routed")
 
     def route(
         self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False

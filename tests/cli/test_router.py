@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adaptive_lora.cli.app import app
-from adaptive_lora.errors import InvalidRequest
+from adaptive_lora.errors import BundleError, InvalidRequest
 
 PROMPTS = {
     "music": ["play some jazz", "skip this song", "queue three songs", "who sings this", "stop the music"],
@@ -73,3 +73,61 @@ def test_a_bad_file_is_an_error(files: tuple[Path, Path], tmp_path: Path) -> Non
     arguments = ["router", "evaluate", "--train", str(tmp_path / "absent"), "--test", str(files[1])]
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, InvalidRequest)
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, ["router", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_life_of_a_bundle(files: tuple[Path, Path], tmp_path: Path) -> None:
+    train, test = files
+    folder = tmp_path / "bundles"
+    fitted = json.loads(run("fit", folder, "--train", train, "--test", test, "--no-encoder", "--json"))
+    assert fitted["top1"] == 1
+    page = Path(fitted["report"]).read_text()
+    assert page.count("<svg") == 2
+    assert "Confusion matrix" in page
+
+    decision = json.loads(run("explain", folder, "play some jazz", "--json"))
+    assert (decision["agent"], decision["candidates"]) == ("music", ["music"])
+    assert "nearest example" in run("explain", folder, "play some jazz")
+
+    calibrated = json.loads(run("calibrate", folder, "--calibrate", train, "--max-error", "0.3", "--json"))
+    assert calibrated["n_held_out"] == 10
+    (tmp_path / "cooking.jsonl").write_text('{"prompt": "boil an egg", "label": "cooking"}')
+    added = run("add", folder, "cooking", "--examples", tmp_path / "cooking.jsonl").strip()
+    egg = json.loads(run("explain", folder, "boil an egg please", "--json"))
+    assert egg["agent"] == "base"
+    removed = run("remove", folder, "cooking").strip()
+
+    told = json.loads(run("history", folder, "--json"))
+    versions = [entry["version"] for entry in told["history"]]
+    assert versions == [fitted["version"], calibrated["version"], added, removed]
+    assert run("rollback", folder).strip() == added
+    assert run("rollback", folder, fitted["version"], "--why", "start").strip() == fitted["version"]
+    assert fitted["version"] in run("history", folder)
+
+
+def test_what_a_bundle_cannot_do(files: tuple[Path, Path], tmp_path: Path) -> None:
+    train, test = files
+    with pytest.raises(BundleError, match="holds no router bundle"):
+        run("explain", tmp_path / "none", "hello")
+    folder = tmp_path / "bundles"
+    run("fit", folder, "--train", train, "--test", test, "--no-encoder")
+    with pytest.raises(InvalidRequest, match="no prompt with the label 'nobody'"):
+        run("add", folder, "nobody", "--examples", train)
+    (tmp_path / "other.jsonl").write_text('{"prompt": "x", "label": "other"}')
+    with pytest.raises(InvalidRequest, match="no prompt of"):
+        run("calibrate", folder, "--calibrate", tmp_path / "other.jsonl")
+    with pytest.raises(BundleError, match="nothing to go back to"):
+        run("rollback", folder)
+
+
+def test_the_report_of_an_evaluation(files: tuple[Path, Path], tmp_path: Path) -> None:
+    train, test = files
+    run("evaluate", "--train", train, "--test", test, "--no-encoder", "--report", tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")

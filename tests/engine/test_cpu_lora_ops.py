@@ -51,7 +51,7 @@ def check(indices, *, slots, ranks, outs, rank, dtype=torch.float32, scale=1.0, 
     before = y.clone()
     weights = ops.PackedWeights(a_stacks, b_stacks)
     ops.add_lora(y, x, weights, ops.plan_rows(indices), scale)
-    # One rounding of the sum to y's type, on top of float32 products; native bf16 rounds the intermediate too.
+    # One rounding of the sum to the type of y, on top of float32 products; native bf16 rounds in between.
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
     allowed = tolerance * want.abs() + 1e-3 + (2**-8 * through if weights.has_native_products else 0)
     assert ((y.double() - want).abs() <= allowed).all()

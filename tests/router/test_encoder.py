@@ -41,7 +41,7 @@ def test_reading_again_is_reading_the_same(encoder: OnnxEncoder) -> None:
 
 
 def test_reads_the_start_and_the_last_tokens_of_a_long_prompt(encoder: OnnxEncoder) -> None:
-    start = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    start = " ".join(["one two three four five six seven eight nine ten eleven twelve thirteen"] * 2)[:111]
     short, long, other = late(
         encoder,
         f"{start} fourteen fifteen sixteen",

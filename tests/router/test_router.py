@@ -10,6 +10,7 @@ import pytest
 from adaptive_lora.errors import InvalidRequest, NoCandidates, UnknownAdapter
 from adaptive_lora.router.encoder import OnnxEncoder
 from adaptive_lora.router.router import Router
+from adaptive_lora.types import Standing
 
 Fleet = dict[str, list[str]]
 
@@ -138,11 +139,19 @@ def test_one_agent_alone(fleet: Fleet, encoder: OnnxEncoder) -> None:
     assert router.route("asdf qwerty zxcv", explain=True).agent == "base"
 
 
-def test_few_examples_work_and_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_agent_with_few_examples_is_provisional(caplog: pytest.LogCaptureFixture) -> None:
     router = Router.fit({"a": ["play a song", "play music"], "b": ["boil an egg"]})
-    assert router.route("play a song").agent == "a"
+    decision = router.route("play a song", explain=True)
+    assert (decision.agent, decision.doubt, decision.candidates[0]) == ("base", "provisional", "a")
+    assert decision.explanation["abstained_because"] == (
+        "'a' is provisional: 2 usable examples, 5 are needed before prompts are routed to it, 60 advised"
+    )
     assert router.report.n_held_out == 0
     assert "only 2 usable examples" in caplog.text
+    assert (router.standing("a").routing, router.standing("c").routing) == ("provisional", "explicit_only")
+    taught = router.with_agent("a", [f"play {word} music" for word in ("jazz", "folk", "rock", "pop", "old")])
+    assert taught.standing("a") == Standing("routed")
+    assert taught.route("play jazz music").agent == "a"
 
 
 def test_an_agent_without_examples_is_never_routed_to(fleet: Fleet) -> None:

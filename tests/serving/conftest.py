@@ -17,7 +17,7 @@ from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import RankTooLarge
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.settings import Settings
-from adaptive_lora.types import BASE, AdapterVersion, RouteDecision
+from adaptive_lora.types import BASE, AdapterVersion, RouteDecision, Standing
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Listen = Callable[..., AbstractAsyncContextManager[int]]
@@ -25,6 +25,9 @@ Listen = Callable[..., AbstractAsyncContextManager[int]]
 
 class KeywordRouter:
     """Chooses the agent that the prompt names; else abstains."""
+
+    def standing(self, agent: str) -> Standing:
+        return Standing("routed")
 
     def route(
         self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False

@@ -17,7 +17,7 @@ import pytest
 
 from adaptive_lora.engine.factory import build_engine
 from adaptive_lora.engine.fake import FakeEngine
-from adaptive_lora.errors import SettingsError
+from adaptive_lora.errors import BundleError, SettingsError
 from adaptive_lora.serving import loading
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.settings import Settings
@@ -232,8 +232,8 @@ POEMS = agent("poems", *(f"Write a poem of {n} lines about the sea" for n in ran
 def test_the_encoder_is_read_from_its_folder_or_left_out(tmp_path: Path) -> None:
     absent: dict[str, Any] = {"encoder_path": str(tmp_path)}
     with pytest.raises(SettingsError, match=r"router\.encoder_path"):
-        loading.fit_router(settings_of(router=absent), (SUMS, POEMS))
-    router = loading.fit_router(settings_of(router=absent | {"use_encoder": False}), (SUMS, POEMS))
+        loading.make_router(settings_of(router=absent), (SUMS, POEMS))
+    router = loading.make_router(settings_of(router=absent | {"use_encoder": False}), (SUMS, POEMS))
     assert router.route("What is 30 plus 4?").agent in ("sums", "base")
 
 
@@ -241,7 +241,9 @@ def test_the_encoder_is_read_from_its_folder_or_left_out(tmp_path: Path) -> None
 def test_below_the_configured_confidence_the_base_answers() -> None:
     def route(min_confidence: float) -> str:
         section = {"use_encoder": False, "min_confidence": min_confidence}
-        return loading.fit_router(settings_of(router=section), (SUMS, POEMS)).route("What is 3 plus 6?").agent
+        return (
+            loading.make_router(settings_of(router=section), (SUMS, POEMS)).route("What is 3 plus 6?").agent
+        )
 
     assert route(0.0) == "sums"
     assert route(1.0) == "base"
@@ -253,10 +255,36 @@ def test_what_would_break_the_error_bound_goes_to_the_base() -> None:
 
     def route(max_error: float) -> str:
         section = {"use_encoder": False, "max_error": max_error}
-        return loading.fit_router(settings_of(router=section), (SUMS, POEMS)).route("What is 3 plus 6?").agent
+        return (
+            loading.make_router(settings_of(router=section), (SUMS, POEMS)).route("What is 3 plus 6?").agent
+        )
 
     assert route(0.2) == "sums"
     assert route(0.05) == "base"
+
+
+@key("router.bundle_path")
+def test_the_current_bundle_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from adaptive_lora.router.bundle import BundleStore
+    from adaptive_lora.router.router import Router
+
+    settings = settings_of(router={"use_encoder": False, "bundle_path": str(tmp_path / "bundles")})
+    with pytest.raises(BundleError, match="router fit"):
+        loading.make_router(settings, (SUMS, POEMS))
+    known = Router.fit({"sums": SUMS.examples, "poems": POEMS.examples})
+    versions = {"sums": SUMS.version, "poems": "000000000000"}
+    BundleStore(tmp_path / "bundles").save(known, versions, why="test")
+    router = loading.make_router(settings, (SUMS, POEMS))
+    assert router.agents == ("sums",), "poems are served in another version than the bundle has learnt"
+    assert "has learnt poems@000000000000" in caplog.text
+    assert router.standing("poems").routing == "explicit_only"
+
+
+@key("router.learning_path")
+def test_outcomes_are_learnt_from(tmp_path: Path) -> None:
+    settings = settings_of(router={"use_encoder": False, "learning_path": str(tmp_path / "learning")})
+    loading.make_routes(settings, (SUMS, POEMS)).route("What is 3 plus 6?")
+    assert (tmp_path / "learning" / "choices.jsonl").read_text().count("\n") == 1
 
 
 @key("router.seed")
@@ -271,5 +299,5 @@ def test_the_seed_reaches_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(Router, "fit", spy)
-    loading.fit_router(settings_of(router={"seed": 7, "use_encoder": False}), (SUMS, POEMS))
+    loading.make_router(settings_of(router={"seed": 7, "use_encoder": False}), (SUMS, POEMS))
     assert seen == [7]

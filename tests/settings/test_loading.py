@@ -266,6 +266,8 @@ OTHER_VALUES = {
     "inference.cache_enabled": "true",
     "router.encoder_path": "/somewhere",
     "router.use_encoder": "false",
+    "router.learning_path": "/learning",
+    "router.bundle_path": "/bundles",
     "router.min_confidence": "0.5",
     "router.max_error": "0.05",
     "router.seed": "7",

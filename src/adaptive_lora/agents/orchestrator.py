@@ -33,6 +33,7 @@ from adaptive_lora.types import (
     GenerateRequest,
     Prompt,
     RouteDecision,
+    Standing,
     TokenChunk,
     TokenLogprob,
     Usage,
@@ -47,6 +48,8 @@ class Routes(Protocol):
     def route(
         self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
     ) -> RouteDecision: ...
+
+    def standing(self, agent: str) -> Standing: ...
 
 
 def routing_text(prompt: Prompt) -> str:
@@ -104,6 +107,12 @@ class Orchestrator:
     @property
     def versions(self) -> tuple[AdapterVersion, ...]:
         return tuple(version for versions in self._by_name.values() for version in versions)
+
+    def standing(self, agent: str) -> Standing:
+        """How `agent` takes part in routing."""
+        if self._router is None:
+            return Standing("explicit_only", "there is no router")
+        return self._router.standing(agent)
 
     def plan(self, prompt: Prompt, name: AgentName, *, explain: bool = False) -> Plan:
         """Decide who answers. Explicit names touch no router; `auto` costs its few milliseconds of CPU, so

@@ -1,4 +1,4 @@
-"""adaptive-lora adapters list | verify"""
+"""adaptive-lora adapters list | show | verify"""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from adaptive_lora.cli.common import (
     BaseModel,
     Config,
     console,
+    finite,
     output,
     print_json,
     settings_from,
 )
-from adaptive_lora.errors import AdapterError, SettingsError
+from adaptive_lora.errors import AdapterError, SettingsError, UnknownAdapter
 
 if TYPE_CHECKING:
     from adaptive_lora.adapters.catalog import Catalog
     from adaptive_lora.settings import Settings
+    from adaptive_lora.types import AdapterVersion
 
 app = typer.Typer(help="The fleet's files.", no_args_is_help=True)
 
@@ -38,6 +40,50 @@ def list_adapters(
     """List the adapters that would be served, and those that would be refused. Loads no model."""
     settings = settings_from(config, {"model.base_model": base_model, "adapters.path": adapters})
     _show(_catalog(settings), as_json)
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="The agent's name.")],
+    config: Config = None,
+    base_model: BaseModel = None,
+    adapters: AdaptersFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one adapter, whether `auto` may choose it, and what it lacks if not. Loads no model."""
+    settings = settings_from(config, {"model.base_model": base_model, "adapters.path": adapters})
+    catalog = _catalog(settings)
+    version = next((version for version in catalog.versions if version.name == name), None)
+    if version is None:
+        known = ", ".join(version.name for version in catalog.versions) or "none"
+        refused = catalog.rejected.get(name)
+        raise UnknownAdapter(
+            f"{name!r} is refused: {refused.message}"
+            if refused
+            else f"no adapter {name!r}; there are: {known}"
+        )
+    from adaptive_lora.serving import loading
+
+    with console().status("learning from the adapters' examples"):
+        router = loading.make_router(settings, catalog.versions)
+    standing = router.standing(name)
+    shown = {
+        **_fields(version),
+        "n_examples": len(version.examples),
+        "usable_examples": router.report.agents.get(name, 0),
+        "routing": standing.routing,
+        "missing": standing.missing,
+        "min_confidence": finite(router.report.min_confidence),
+        "min_familiarity": finite(router.report.min_familiarity),
+        "calibrated_on": router.report.n_held_out,
+    }
+    if as_json:
+        print_json(shown)
+        return
+    table = Table(box=None, show_header=False)
+    for key, value in shown.items():
+        table.add_row(key, Text("-" if value is None else str(value)))
+    output().print(table)
 
 
 @app.command("verify")
@@ -102,20 +148,21 @@ def _show(catalog: Catalog, as_json: bool) -> None:
         console().print(f"refused: {folder}: {error.message} ({error.code})", style="red", markup=False)
 
 
+def _fields(version: AdapterVersion) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "version": version.version,
+        "id": version.id,
+        "rank": version.rank,
+        "size_bytes": version.size_bytes,
+        "description": version.description,
+        "path": str(version.path),
+    }
+
+
 def _as_dict(catalog: Catalog) -> dict[str, Any]:
     return {
-        "adapters": [
-            {
-                "name": version.name,
-                "version": version.version,
-                "id": version.id,
-                "rank": version.rank,
-                "size_bytes": version.size_bytes,
-                "description": version.description,
-                "path": str(version.path),
-            }
-            for version in catalog.versions
-        ],
+        "adapters": [_fields(version) for version in catalog.versions],
         "rejected": [
             {"folder": folder, "code": error.code, "message": error.message}
             for folder, error in catalog.rejected.items()

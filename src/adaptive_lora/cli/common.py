@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,11 @@ def settings_from(config: Path | None, flags: Mapping[str, Any]) -> Settings:
     for warning in loaded.warnings:
         console().print("warning: " + warning, style="yellow", markup=False)
     return demo_fleet.resolve_settings(loaded.settings)
+
+
+def finite(number: float) -> float | None:
+    """The number to four places; None for infinity and nan, which JSON does not know."""
+    return round(number, 4) if math.isfinite(number) else None
 
 
 def print_json(value: object) -> None:

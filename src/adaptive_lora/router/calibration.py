@@ -9,7 +9,8 @@ stated share, and let half of what is out of scope pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from adaptive_lora.router.head import FloatArray, IntArray, softmax
 N_FOLDS = 5
 NEAR_COPY = 0.8
 """Similarity from which two examples count as one phrasing."""
-MAX_UNFAMILIAR, MAX_UNSURE = 0.04, 0.01
+MAX_UNFAMILIAR, MAX_UNSURE = 0.033, 0.01
 """Shares of in-scope prompts that the two thresholds may turn away, as estimated on held-out prompts. A good
 part of what is out of scope is turned away only if some of what is in scope is, too."""
 MIN_CONFIDENCE = 0.5
@@ -30,10 +31,14 @@ LEAST_LIKENESS = 0.06
 """This little in common with the nearest examples is nothing in common, whatever a head says,"""
 NOTHING_IN_COMMON = -10.0
 """and this familiar."""
+MAX_MISSED = 0.05
+"""Share of prompts in scope whose candidate set may lack the right agent; `max_error` replaces it."""
+MAX_DISSENTING = 0.015
+"""Share of rightly routed prompts of which a part may be found to be for somebody else."""
 MIN_HELD_OUT = 8
 MIN_TO_SETTLE = 100
 """Held-out prompts without which nothing says when the first half of the encoder is enough."""
-MAX_HARM = 0.001
+MAX_HARM = 0.0005
 """Share of prompts for which settling early may replace a right answer by a wrong one."""
 SETTLE_FAMILIARITY = 0.35
 """Quantile of the in-scope familiarity: what is less familiar than that is always read to the end."""
@@ -58,6 +63,33 @@ class Outcomes:
     def none(cls, n_classes: int) -> Outcomes:
         """Of no prompt at all."""
         return cls(np.zeros((0, n_classes), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    @classmethod
+    def join(cls, outcomes: Sequence[Outcomes]) -> Outcomes:
+        """Of all their prompts, in order; at least one."""
+        return cls(
+            np.concatenate([o.logits for o in outcomes]),
+            np.concatenate([o.likeness for o in outcomes]),
+            np.concatenate([o.truth for o in outcomes]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What heads said about the later parts of some of those prompts (`parts.later_part`)."""
+
+    looked_at: NDArray[np.bool_]
+    """bool[n]: the prompts that were looked at, whether or not they have a later part."""
+    index: IntArray
+    """int64[m]: which of the n prompts each part is of."""
+    stages: tuple[Outcomes, ...]
+    """Of m parts; `truth` is the whole prompt's."""
+
+    @classmethod
+    def none(cls, n_classes: int, n_stages: int) -> Parts:
+        """Of no prompt at all."""
+        empty = Outcomes.none(n_classes)
+        return cls(np.zeros(0, bool), np.zeros(0, np.int64), (empty,) * n_stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +128,38 @@ class Calibration:
     min_confidence: float
     """Of the best candidate's calibrated probability."""
     min_familiarity: float
-    familiarities: FloatArray
+    min_dissent: float
+    """The familiarity from which a later part that is for another agent sends the prompt to the base."""
+    candidate_share: float
+    """The calibrated probability from which an agent is in the candidate set (split conformal, Sadinle et al.
+    2019)."""
+    familiarities: tuple[float, ...]
     """Of held-out in-scope prompts, ascending: the null distribution of `unfamiliarity_p`."""
+    max_error: float | None
+    """The bound that was asked for."""
     n_held_out: int
     held_out_accuracy: float
     """Top-1 over held-out prompts, without abstention; nan if none."""
 
     def unfamiliarity_p(self, familiarity: float) -> float:
         """Conformal p-value of being in scope: the share of held-out prompts that are no more familiar."""
-        n_below = int(np.searchsorted(self.familiarities, familiarity, side="right"))
-        return (n_below + 1) / (len(self.familiarities) + 1)
+        return (bisect_right(self.familiarities, familiarity) + 1) / (len(self.familiarities) + 1)
 
 
 def calibrate(
-    stages: Sequence[Outcomes], *, max_error: float | None = None, max_unfamiliar: float = MAX_UNFAMILIAR
+    stages: Sequence[Outcomes],
+    parts: Parts | None = None,
+    *,
+    max_error: float | None = None,
+    min_confidence: float | None = None,
+    max_unfamiliar: float = MAX_UNFAMILIAR,
 ) -> Calibration:
-    """Thresholds from what each stage said about the same held-out prompts.
+    """Thresholds from what each stage said about the same held-out prompts, and about parts of them.
 
     With `max_error`, `min_confidence` is the lowest threshold at which the share of wrong agents among routed
     prompts is at most that, with probability 1 - RISK_DELTA (learn-then-test, Angelopoulos et al. 2021); more
-    than 1 where the held-out prompts cannot show it, so that nothing is routed.
+    than 1 where the held-out prompts cannot show it, so that nothing is routed. A `min_confidence` that is
+    given stands.
     """
     truth = stages[-1].truth
     n = len(truth)
@@ -124,35 +168,51 @@ def calibrate(
             scales=(UNCALIBRATED,) * len(stages),
             settle_confidence=math.inf,
             settle_familiarity=math.inf,
-            min_confidence=MIN_CONFIDENCE if max_error is None else math.inf,
+            min_confidence=min_confidence
+            if min_confidence is not None
+            else (MIN_CONFIDENCE if max_error is None else math.inf),
             min_familiarity=UNCALIBRATED_FAMILIARITY,
-            familiarities=np.zeros(0, np.float32),
+            min_dissent=math.inf,
+            candidate_share=MAX_MISSED,
+            familiarities=(),
+            max_error=max_error,
             n_held_out=0,
             held_out_accuracy=math.nan,
         )
     scales = tuple(_scale(outcomes) for outcomes in stages)
-    views = [_view(outcomes, scale) for outcomes, scale in zip(stages, scales, strict=True)]
     settle_confidence = settle_familiarity = math.inf
-    final = views[-1]
-    if len(views) == 2 and n >= MIN_TO_SETTLE:
-        settle_confidence, settle_familiarity = _settling(views[0], views[1])
-        first = views[0]
-        settled = (first.confidence >= settle_confidence) & (first.familiarity >= settle_familiarity)
-        final = _View(*(np.where(settled, a, b) for a, b in zip(first.arrays, final.arrays, strict=True)))
+    if len(stages) == 2 and n >= MIN_TO_SETTLE:
+        settle_confidence, settle_familiarity = _settling(*map(_view, stages, scales))
+
+    def settled(outcomes: Sequence[Outcomes]) -> _View:
+        """As the stages together see it."""
+        *firsts, last = map(_view, outcomes, scales)
+        for first in firsts:
+            early = (first.confidence >= settle_confidence) & (first.familiarity >= settle_familiarity)
+            last = _View(*(np.where(early, a, b) for a, b in zip(first.arrays, last.arrays, strict=True)))
+        return last
+
+    final = settled(stages)
     ascending = np.sort(final.familiarity)
     min_familiarity = _low_quantile(ascending, max_unfamiliar)
-    if max_error is None:
+    if min_confidence is not None:
+        pass
+    elif max_error is None:
         min_confidence = min(MIN_CONFIDENCE, _low_quantile(np.sort(final.confidence), MAX_UNSURE))
     else:
         at_home = final.familiarity >= min_familiarity
         min_confidence = certified_confidence(final.confidence[at_home], final.right[at_home], max_error)
+    right = final.right & (final.familiarity >= min_familiarity) & (final.confidence >= min_confidence)
     return Calibration(
         scales=scales,
         settle_confidence=settle_confidence,
         settle_familiarity=settle_familiarity,
         min_confidence=min_confidence,
         min_familiarity=min_familiarity,
-        familiarities=ascending.astype(np.float32),
+        min_dissent=math.inf if parts is None else _least_dissent(parts, settled, right, min_confidence),
+        candidate_share=_low_quantile(np.sort(final.share), MAX_MISSED if max_error is None else max_error),
+        familiarities=tuple(map(float, ascending)),
+        max_error=max_error,
         n_held_out=n,
         held_out_accuracy=float(final.right.mean()),
     )
@@ -165,10 +225,12 @@ class _View:
     confidence: FloatArray
     familiarity: FloatArray
     right: NDArray[np.bool_]
+    share: FloatArray
+    """The right agent's probability."""
 
     @property
     def arrays(self) -> tuple[NDArray[np.generic], ...]:
-        return self.confidence, self.familiarity, self.right
+        return self.confidence, self.familiarity, self.right, self.share
 
 
 def _scale(outcomes: Outcomes) -> Scale:
@@ -180,9 +242,13 @@ def _scale(outcomes: Outcomes) -> Scale:
 
 
 def _view(outcomes: Outcomes, scale: Scale) -> _View:
-    confidence = softmax(outcomes.logits / np.float32(scale.temperature)).max(axis=1)
-    familiarity = scale.familiarity(outcomes.logits.max(axis=1), outcomes.likeness)
-    return _View(confidence, familiarity, outcomes.logits.argmax(axis=1) == outcomes.truth)
+    shares = softmax(outcomes.logits / np.float32(scale.temperature))
+    return _View(
+        confidence=shares.max(axis=1),
+        familiarity=scale.familiarity(outcomes.logits.max(axis=1), outcomes.likeness),
+        right=outcomes.logits.argmax(axis=1) == outcomes.truth,
+        share=shares[np.arange(len(shares)), outcomes.truth],
+    )
 
 
 def _settling(first: _View, last: _View) -> tuple[float, float]:
@@ -193,6 +259,22 @@ def _settling(first: _View, last: _View) -> tuple[float, float]:
     harm = np.cumsum(last.right[order] & ~first.right[order])
     n_settled = int((harm <= MAX_HARM * len(last.right)).sum())
     return (float(first.confidence[order[n_settled - 1]]) if n_settled else math.inf), min_familiarity
+
+
+def _least_dissent(
+    parts: Parts,
+    settled: Callable[[Sequence[Outcomes]], _View],
+    right: NDArray[np.bool_],
+    min_confidence: float,
+) -> float:
+    """The familiarity from which a part that is for another agent counts, so that at most MAX_DISSENTING of
+    the rightly routed prompts are turned away."""
+    view = settled(parts.stages)
+    counts = right[parts.index] & ~view.right & (view.confidence >= min_confidence)
+    descending = -np.sort(-view.familiarity[counts])
+    n_allowed = int(MAX_DISSENTING * (right & parts.looked_at).sum())
+    # Just above the first that may not count; everything counts if there are too few to matter.
+    return float(np.nextafter(descending[n_allowed], np.inf)) if n_allowed < len(descending) else -math.inf
 
 
 def certified_confidence(

@@ -48,6 +48,8 @@ class Encoder(Protocol):
     n_dims: int
     version: str
     """Names the weights and how much of a prompt they read: vectors of different versions do not compare."""
+    words: frozenset[str]
+    """Lower-case words that it knows as a whole."""
 
     def read(self, prompt: str) -> Reading:
         """What is computed of it, is computed when asked for, once."""
@@ -129,6 +131,7 @@ class OnnxEncoder:
         self._tokenizer = Tokenizer.from_str(contents["tokenizer.json"].decode())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self.words = frozenset(word for word in self._tokenizer.get_vocab() if word.isalpha())
         self._max_tokens = max_tokens
         # [SEP] comes on top of the tail; a short window keeps at least half of it for the start.
         self._n_last = min(meta.tail_tokens, max_tokens // 2 - 1) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from adaptive_lora.errors import InvalidRequest
 from adaptive_lora.router.head import IntArray
 
 MIN_EXAMPLES = 5
+"""Fewer make an agent provisional."""
 ADVISED_EXAMPLES = 60
+
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,20 @@ class ExampleSet:
     labels: IntArray
     warnings: tuple[str, ...]
     """For the operator, each with a remedy."""
+
+    def words(self) -> frozenset[str]:
+        """Every word of the examples, in lower case."""
+        return frozenset(_WORD.findall(" ".join(self.texts).casefold()))
+
+    def provisional(self) -> dict[str, str]:
+        """Agents with too few examples to be routed to, and what they lack."""
+        counts = np.bincount(self.labels, minlength=len(self.agents))
+        return {
+            agent: f"{n} usable examples, {MIN_EXAMPLES} are needed before prompts are routed to it, "
+            f"{ADVISED_EXAMPLES} advised"
+            for agent, n in zip(self.agents, counts.tolist(), strict=True)
+            if n < MIN_EXAMPLES
+        }
 
     def plus(self, agent: str, prompts: Sequence[str]) -> ExampleSet:
         """With one more agent, the last. Prompts that another agent claims, and repetitions, are left out.
@@ -83,8 +101,8 @@ def collect_examples(examples: Mapping[str, Sequence[str]]) -> ExampleSet:
             continue
         if len(kept) < MIN_EXAMPLES:
             warnings.append(
-                f"{agent}: only {len(kept)} usable examples, routing to it is a guess; {ADVISED_EXAMPLES} "
-                "are advised"
+                f"{agent}: only {len(kept)} usable examples, so it is provisional and answers explicit calls "
+                f"only; {MIN_EXAMPLES} are needed, {ADVISED_EXAMPLES} advised"
             )
         labels += [len(agents)] * len(kept)
         agents.append(agent)

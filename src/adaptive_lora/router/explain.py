@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -41,10 +42,17 @@ def explain(
         "best": scores.candidates[verdict.best],
         "familiarity": round(float(scores.familiarity[0]), 4),
         "thresholds": {
-            "confidence": round(calibration.min_confidence, 4),
-            "familiarity": round(calibration.min_familiarity, 4),
+            # Infinite: no confidence would do.
+            name: round(value, 4) if math.isfinite(value) else None
+            for name, value in (
+                ("confidence", calibration.min_confidence),
+                ("familiarity", calibration.min_familiarity),
+                ("dissent", calibration.min_dissent),
+                ("candidate_share", calibration.candidate_share),
+            )
         },
-        "abstained_because": verdict.doubt,
+        "abstained_because": verdict.because,
+        "candidates": list(verdict.decision.candidates),
         "ngrams": _heaviest(ngrams, advantage),
         "nearest_examples": [
             {

@@ -56,15 +56,20 @@ class Ngrams:
     """Signed weight with which the n-gram enters its bucket."""
 
 
+def excerpt(prompt: str) -> str:
+    """What is read of a prompt."""
+    if len(prompt) <= HEAD_CHARS + TAIL_CHARS + 1:
+        return prompt
+    return prompt[:HEAD_CHARS] + " " + prompt[-TAIL_CHARS:]
+
+
 def normalise(prompt: str) -> str:
     """What the n-grams see: head and tail, NFKC, lower case, digits as 0, single spaces, a space at either
     end.
 
     Every digit becomes 0, since which numbers a task holds does not decide who solves it.
     """
-    if len(prompt) > HEAD_CHARS + TAIL_CHARS:
-        prompt = prompt[:HEAD_CHARS] + " " + prompt[-TAIL_CHARS:]
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", prompt).casefold())
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", excerpt(prompt)).casefold())
     text = f" {_SPACES.sub(' ', _DIGITS.sub('0', text)).strip()} "
     # A few characters unfold to many under NFKC; what exceeds the tables then is the middle again.
     return text if len(text) < _MAX_CHARS else text[: _MAX_CHARS // 2] + text[-_MAX_CHARS // 2 + 1 :]

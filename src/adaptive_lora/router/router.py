@@ -12,16 +12,17 @@ from itertools import pairwise
 import numpy as np
 
 from adaptive_lora.errors import NoCandidates, UnknownAdapter
-from adaptive_lora.router.calibration import Calibration, Outcomes, calibrate
+from adaptive_lora.router.calibration import Calibration, Outcomes, Parts, calibrate
 from adaptive_lora.router.encoder import Encoder
 from adaptive_lora.router.examples import ExampleSet, collect_examples
 from adaptive_lora.router.explain import explain as explain_verdict
-from adaptive_lora.router.features import N_BUCKETS, Ngrams, embed_ngrams, extract_ngrams
-from adaptive_lora.router.fitting import cross_fit
+from adaptive_lora.router.features import N_BUCKETS
+from adaptive_lora.router.fitting import cross_fit, judge, read_later_parts
 from adaptive_lora.router.head import FloatArray, softmax
 from adaptive_lora.router.policy import Scores, decide
-from adaptive_lora.router.stage import NGRAM_SHARE, Stage, StageName, features_of, fit_stage, vector_of
-from adaptive_lora.types import BASE, RouteDecision
+from adaptive_lora.router.reading import Reader, Reading, read_features
+from adaptive_lora.router.stage import NGRAM_SHARE, Stage, fit_stage
+from adaptive_lora.types import BASE, RouteDecision, Standing
 
 _log = logging.getLogger(__name__)
 
@@ -43,19 +44,6 @@ class FitReport:
     held_out_accuracy: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """One prompt, read as far as the stages needed."""
-
-    ngrams: Ngrams
-    row: FloatArray
-    """Features of the last stage that was asked."""
-    stage: int
-    logits: FloatArray
-    """float32[candidates], of that stage."""
-    familiarity: float
-
-
 class Router:
     """Fitted once, immutable and thread-safe then. Make one with `Router.fit`."""
 
@@ -74,6 +62,11 @@ class Router:
         self._column = {agent: i for i, agent in enumerate(examples.agents)}
         ends = np.cumsum(np.bincount(examples.labels, minlength=len(examples.agents)))
         self._members = [slice(int(a), int(b)) for a, b in pairwise([0, *ends])]
+        self._reader = Reader(
+            examples.agents, self._members, examples.words(), encoder, self._stages, calibration
+        )
+        self.provisional: Mapping[str, str] = examples.provisional()
+        """Agents that are scored but not routed to, and what they lack."""
         self.report = FitReport(
             agents={agent: m.stop - m.start for agent, m in zip(examples.agents, self._members, strict=True)},
             warnings=examples.warnings,
@@ -109,20 +102,30 @@ class Router:
         for warning in kept.warnings:
             _log.warning("router: %s", warning)
         named = [_called(agent, (descriptions or {}).get(agent, "")) for agent in kept.agents]
-        features = _features(encoder, (*kept.texts, *named))
+        features = read_features(encoder, (*kept.texts, *named))
         n, n_classes = len(kept.texts), len(kept.agents)
         stages = [
             fit_stage(name, rows[:n], kept.labels, rows[n:], n_classes) for name, rows in features.items()
         ]
-        draft = cls(kept, encoder, stages, calibrate([Outcomes.none(n_classes)] * len(stages)))
         if held_out is None:
-            outcomes = cross_fit(features, kept.labels, n_classes, seed=seed)
+            parts = read_later_parts(encoder, kept.texts, seed=seed)
+            judged = cross_fit(features, kept.labels, n_classes, parts, seed=seed)
         else:
-            outcomes = draft._outcomes(held_out)
-        calibration = calibrate(outcomes, max_error=max_error)
-        if min_confidence is not None:
-            calibration = replace(calibration, min_confidence=min_confidence)
+            draft = cls(kept, encoder, stages, calibrate([Outcomes.none(n_classes)] * len(stages)))
+            judged = draft._judge(held_out)
+        calibration = calibrate(*judged, max_error=max_error, min_confidence=min_confidence)
         return cls(kept, encoder, stages, calibration)
+
+    def recalibrated(
+        self,
+        held_out: Sequence[tuple[str, str]],
+        *,
+        min_confidence: float | None = None,
+        max_error: float | None = None,
+    ) -> Router:
+        """The same heads with temperatures and thresholds from other prompts; arguments as those of `fit`."""
+        calibration = calibrate(*self._judge(held_out), max_error=max_error, min_confidence=min_confidence)
+        return Router(self._examples, self._encoder, self._stages, calibration)
 
     def with_agent(self, agent: str, examples: Sequence[str], *, description: str = "") -> Router:
         """A router that knows one more agent, or other examples of one that it knows, in about a second.
@@ -135,7 +138,7 @@ class Router:
             return self.without_agent(agent).with_agent(agent, examples, description=description)
         kept = self._examples.plus(agent, examples)
         texts = kept.texts[len(self._examples.texts) :]
-        rows = _features(self._encoder, (*texts, _called(agent, description)))
+        rows = read_features(self._encoder, (*texts, _called(agent, description)))
         labels = self._examples.labels
         stages = [
             stage.with_class(rows[stage.name][:-1], rows[stage.name][-1:], labels) for stage in self._stages
@@ -151,6 +154,37 @@ class Router:
         column, labels = self._column[agent], self._examples.labels
         stages = [stage.without_class(column, labels) for stage in self._stages]
         return Router(self._examples.minus(agent), self._encoder, stages, self._calibration)
+
+    @property
+    def examples(self) -> ExampleSet:
+        """What it has learnt from."""
+        return self._examples
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self._stages
+
+    @property
+    def calibration(self) -> Calibration:
+        return self._calibration
+
+    @property
+    def encoder_version(self) -> str | None:
+        """None if it reads n-grams alone."""
+        return None if self._encoder is None else self._encoder.version
+
+    def standing(self, agent: str) -> Standing:
+        """How `agent` takes part in routing."""
+        if agent in self.provisional:
+            return Standing("provisional", self.provisional[agent])
+        if agent in self._column:
+            return Standing("routed")
+        return Standing("explicit_only", "the router has no example of it: add examples to its manifest")
+
+    @property
+    def max_error(self) -> float | None:
+        """The error bound that it was calibrated for."""
+        return self._calibration.max_error
 
     @property
     def n_stages(self) -> int:
@@ -177,10 +211,10 @@ class Router:
         if not columns:
             raise NoCandidates("no candidate agent has examples to route by: add examples to a manifest")
         if len(prompts) < _MIN_PARALLEL:
-            readings = [self._read(prompt, columns) for prompt in prompts]
+            readings = [self._reader.read(prompt, columns) for prompt in prompts]
         else:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                readings = list(pool.map(lambda prompt: self._read(prompt, columns), prompts))
+                readings = list(pool.map(lambda prompt: self._reader.read(prompt, columns), prompts))
         return self._scores(readings, columns)
 
     def route(
@@ -191,14 +225,21 @@ class Router:
         Without any candidate the base answers, reason "no_candidates". `explain` fills the decision's
         `explanation` (see `explain.explain`).
         """
+        return self.consider(prompt, candidates, explain=explain)[0]
+
+    def consider(
+        self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
+    ) -> tuple[RouteDecision, FloatArray | None]:
+        """`route`, and the prompt's features, float32[n_features] of length 1, of the stage that settled it;
+        None without candidates."""
         columns = self._columns(candidates)
         if not columns:
-            return RouteDecision(BASE, 1.0, "no_candidates", {})
-        reading = self._read(prompt, columns)
+            return RouteDecision(BASE, 1.0, "no_candidates", {}), None
+        reading = self._reader.read(prompt, columns)
         scores = self._scores([reading], columns)
-        verdict = decide(scores, 0, self._calibration)
+        verdict = decide(scores, 0, self._calibration, self.provisional)
         if not explain:
-            return verdict.decision
+            return verdict.decision, reading.row
         stage = self._stages[reading.stage]
         order = np.argsort(-scores.probabilities[0])
         weights = stage.weights[-N_BUCKETS:][reading.ngrams.bucket][:, columns]
@@ -217,7 +258,7 @@ class Router:
             owners=[self.agents[self._examples.labels[i]] for i in shown],
             reads=self._read_by(reading.stage),
         )
-        return replace(verdict.decision, explanation=explanation)
+        return replace(verdict.decision, explanation=explanation), reading.row
 
     def _columns(self, candidates: Sequence[str] | None) -> list[int]:
         wanted = self.agents if candidates is None else dict.fromkeys(candidates)
@@ -229,33 +270,7 @@ class Router:
         part = "first half" if self._stages[stage].name == "early" else "whole"
         return ["ngrams", f"encoder {self._encoder.version}, {part}"]
 
-    def _read(self, prompt: str, columns: list[int]) -> _Reading:
-        """Ask one stage after the other until one settles it."""
-        ngrams = extract_ngrams(prompt)
-        # The encoder has an opinion on nothing at all, too; nothing is like nobody's examples.
-        is_empty = not ngrams.text.strip()
-        counts = np.bincount(ngrams.bucket, ngrams.value, N_BUCKETS).astype(np.float32)
-        reading = None if self._encoder is None or is_empty else self._encoder.read(prompt)
-        for index, stage in enumerate(self._stages):
-            vector = vector_of(stage.name, reading)
-            if is_empty:
-                row: FloatArray = np.zeros(len(stage.weights), np.float32)
-            else:
-                row = features_of(stage.name, counts[None], None if vector is None else vector[None])[0]
-            logits = row @ stage.weights
-            if len(columns) < len(self.agents):
-                logits = logits[columns]
-            best = int(logits.argmax())
-            likeness = stage.likeness(row, self._members[columns[best]])
-            scale = self._calibration.scales[index]
-            familiarity = float(scale.familiarity(logits[best], np.float32(likeness)))
-            if index + 1 < len(self._stages) and familiarity >= self._calibration.settle_familiarity:
-                confidence = softmax(logits / np.float32(scale.temperature))[best]
-                if confidence >= self._calibration.settle_confidence:
-                    break
-        return _Reading(ngrams, row, index, logits, familiarity)
-
-    def _scores(self, readings: Sequence[_Reading], columns: list[int]) -> Scores:
+    def _scores(self, readings: Sequence[Reading], columns: list[int]) -> Scores:
         scales = self._calibration.scales
         rows = [r.logits / np.float32(scales[r.stage].temperature) for r in readings]
         logits = np.stack(rows) if rows else np.zeros((0, len(columns)), np.float32)
@@ -263,40 +278,21 @@ class Router:
             tuple(self.agents[column] for column in columns),
             softmax(logits),
             np.array([r.familiarity for r in readings], np.float32),
+            tuple(r.dissent for r in readings),
             tuple(r.stage for r in readings),
         )
 
-    def _outcomes(self, held_out: Sequence[tuple[str, str]]) -> list[Outcomes]:
-        """What each stage says about prompts of known agents; those of unknown agents are left out."""
+    def _judge(self, held_out: Sequence[tuple[str, str]]) -> tuple[list[Outcomes], Parts]:
+        """What the stages say about prompts of known agents; those of unknown agents are left out."""
         known = [(prompt, self._column[agent]) for prompt, agent in held_out if agent in self._column]
+        texts = [prompt for prompt, _ in known]
         truth = np.array([column for _, column in known], np.int64)
-        features = _features(self._encoder, [prompt for prompt, _ in known])
-        outcomes = []
-        for stage in self._stages:
-            rows = features[stage.name]
-            logits = rows @ stage.weights
-            likeness = [
-                stage.likeness(row, self._members[best])
-                for row, best in zip(rows, logits.argmax(axis=1) if known else (), strict=True)
-            ]
-            outcomes.append(Outcomes(logits, np.array(likeness, np.float32), truth))
-        return outcomes
-
-
-def _features(encoder: Encoder | None, texts: Sequence[str]) -> dict[StageName, FloatArray]:
-    """float32[len(texts), n_features] per stage."""
-    ngrams = embed_ngrams(texts)
-    if encoder is None:
-        return {"ngrams": ngrams}
-    readings = [encoder.read(text) for text in texts]
-    vectors: dict[StageName, list[FloatArray]] = {
-        "early": [reading.early() for reading in readings],
-        "late": [reading.late() for reading in readings],
-    }
-    empty = np.zeros((0, encoder.n_dims), np.float32)
-    return {
-        name: features_of(name, ngrams, np.stack(rows) if rows else empty) for name, rows in vectors.items()
-    }
+        features = read_features(self._encoder, texts)
+        labels = self._examples.labels
+        parts = read_later_parts(self._encoder, texts, seed=0)
+        outcomes = [judge(stage, features[stage.name], labels, truth) for stage in self._stages]
+        tails = [judge(s, parts.features[s.name], labels, truth[parts.index]) for s in self._stages]
+        return outcomes, Parts(parts.looked_at, parts.index, tuple(tails))
 
 
 def _called(agent: str, description: str) -> str:

@@ -46,6 +46,7 @@ class RequestContext:
                     b"x-adaptive-lora-confidence",
                     ",".join(f"{plan.decision.confidence:.4f}" for plan in self.plans).encode(),
                 ),
+                (b"x-adaptive-lora-decision", ",".join(plan.summary for plan in self.plans).encode()),
             ]
         return headers
 

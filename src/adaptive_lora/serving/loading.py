@@ -5,6 +5,7 @@ Imports as late as it can: a server should answer /live long before numpy and it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from adaptive_lora.adapters.catalog import Catalog
     from adaptive_lora.agents.orchestrator import Routes
     from adaptive_lora.engine.base import Engine
+    from adaptive_lora.router.encoder import Encoder
+    from adaptive_lora.router.router import Router
+
+_log = logging.getLogger(__name__)
 
 
 def build_engine(settings: Settings) -> Engine:
@@ -72,18 +77,52 @@ def check_unchanged(version: AdapterVersion) -> None:
     check(version)
 
 
-def fit_router(settings: Settings, versions: Sequence[AdapterVersion]) -> Routes:
-    """Learn from the adapters' examples."""
+def make_routes(settings: Settings, versions: Sequence[AdapterVersion]) -> Routes:
+    """The router, learning from outcomes if that is configured."""
+    router = make_router(settings, versions)
+    if settings.router.learning_path is None:
+        return router
+    from adaptive_lora.router.learning import LearningRouter
+
+    return LearningRouter(router, settings.router.learning_path, seed=settings.router.seed)
+
+
+def make_router(settings: Settings, versions: Sequence[AdapterVersion]) -> Router:
+    """The current bundle if one is configured; else learn from the adapters' examples."""
     from adaptive_lora.router.encoder import load_encoder
     from adaptive_lora.router.router import Router
 
     encoder = load_encoder(settings.router.encoder_path) if settings.router.use_encoder else None
-    examples = {version.name: version.examples for version in versions}
+    if settings.router.bundle_path is not None:
+        return _from_bundle(settings.router.bundle_path, encoder, versions)
     return Router.fit(
-        examples,
+        {version.name: version.examples for version in versions},
         encoder=encoder,
         descriptions={version.name: version.description for version in versions},
         seed=settings.router.seed,
         min_confidence=settings.router.min_confidence,
         max_error=settings.router.max_error,
     )
+
+
+def _from_bundle(path: Path, encoder: Encoder | None, versions: Sequence[AdapterVersion]) -> Router:
+    """Adapters move together with the router: one that is served in another version than the bundle has
+    learnt answers explicit calls only."""
+    from adaptive_lora.router.bundle import BundleStore
+
+    bundle = BundleStore(path).load(encoder=encoder)
+    router = bundle.router
+    for version in versions:
+        learnt = bundle.manifest.adapters.get(version.name)
+        if learnt is not None and learnt != version.version and version.name in router.agents:
+            _log.warning(
+                "router bundle %s has learnt %s@%s, and %s is served: it answers explicit calls only until "
+                "the bundle is fitted again or rolled back",
+                bundle.version,
+                version.name,
+                learnt,
+                version.id,
+            )
+            router = router.without_agent(version.name)
+    _log.info("router bundle %s, agents: %s", bundle.version, ", ".join(router.agents) or "none")
+    return router

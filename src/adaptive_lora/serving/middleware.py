@@ -83,7 +83,13 @@ class Accounting:
                 "latency_ms": round(seconds * 1000, 1),
             }
             if len(context.plans) == 1:
-                extra["agent"] = context.plans[0].agent
+                plan = context.plans[0]
+                extra |= {
+                    "agent": plan.agent,
+                    "version": plan.version,
+                    "confidence": round(plan.decision.confidence, 4),
+                    "decision": plan.summary,
+                }
             if context.client_request_id:
                 extra["client_request_id"] = context.client_request_id
             _access.info("%s %s %d", scope["method"], route, code, extra=extra)

@@ -154,7 +154,7 @@ class Runtime:
             self.rejected = dict(self.catalog.rejected)
             if self._router is None and self.catalog.versions:
                 self._router = await asyncio.to_thread(
-                    loading.fit_router, self.settings, self.catalog.versions
+                    loading.make_routes, self.settings, self.catalog.versions
                 )
             await starting
         finally:

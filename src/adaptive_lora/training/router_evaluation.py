@@ -1,23 +1,25 @@
-"""Fit a router on labelled prompts, and measure everything that is promised of it in one run."""
+"""Measure everything that is promised of a router in one run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_lora.router.encoder import Encoder
-from adaptive_lora.router.policy import Scores
+from adaptive_lora.router.policy import Scores, decide
 from adaptive_lora.router.router import Router
-from adaptive_lora.training.router_data import LabelledPrompt, by_label
+from adaptive_lora.training.router_data import LabelledPrompt
 from adaptive_lora.training.router_metrics import auroc, expected_calibration_error, macro_f1
+from adaptive_lora.types import BASE
 
 N_TIMED = 1_000
 N_WARM_UP = 50
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +29,27 @@ class Evaluation:
     truth: tuple[str, ...]
     predicted: tuple[str, ...]
     """The most probable agent, whether or not it was routed to."""
+    confidence: tuple[float, ...]
+    """Its calibrated probability."""
 
 
 def evaluate(
-    train: Sequence[LabelledPrompt],
+    fit: Callable[[], Router],
+    examples: Mapping[str, Sequence[str]],
     test: Sequence[LabelledPrompt],
     *,
-    calibrate: Sequence[LabelledPrompt] | None = None,
     oos: Sequence[LabelledPrompt] = (),
-    encoder: Encoder | None,
-    max_error: float | None = None,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda text: None,
 ) -> Evaluation:
-    """Prompts of `test` whose label is null count as out of scope, as those of `oos` do.
+    """Fit a router, which is to learn from `examples`, and measure it. Prompts of `test` whose label is null
+    count as out of scope, as those of `oos` do.
 
-    Without `calibrate`, `train` is cross-fitted. Latencies are of single prompts of `test`, one after the
-    other in this thread; pin the process to one core to have them of one core.
+    Latencies are of single prompts of `test`, one after the other in this thread; pin the process to one core
+    to have them of one core.
     """
-    examples = by_label(train)
     progress("fitting")
     start = time.perf_counter()
-    held_out = None if calibrate is None else [(r.prompt, r.label) for r in calibrate if r.label is not None]
-    router = Router.fit(
-        examples,
-        encoder=encoder,
-        held_out=held_out,
-        seed=seed,
-        max_error=max_error,
-    )
+    router = fit()
     fit_s = time.perf_counter() - start
 
     inside = [row for row in test if row.label is not None]
@@ -72,19 +66,16 @@ def evaluate(
     routed = _routed(router, scores)
 
     progress("timing single prompts")
-    prompts = [row.prompt for row in inside[: N_TIMED + N_WARM_UP]]
-    for prompt in prompts[:N_WARM_UP]:
-        router.route(prompt)
-    seconds = []
-    for prompt in prompts[-N_TIMED:]:
-        start = time.perf_counter()
-        router.route(prompt)
-        seconds.append(time.perf_counter() - start)
-
+    seconds = _time_singly(router, [row.prompt for row in inside])
     progress("adding and removing an agent")
     label = sorted(router.agents)[0]
     without, remove_s = _timed(lambda: router.without_agent(label))
     _, add_s = _timed(lambda: without.with_agent(label, examples[label]))
+    column = {agent: i for i, agent in enumerate(scores.candidates)}
+    own = [column.get(label, -1) for label in truth]
+    shares = np.where(np.array(own) >= 0, scores.probabilities[np.arange(len(own)), own], 0)
+    in_set = scores.probabilities >= router.calibration.candidate_share
+    in_set[np.arange(len(best)), best] = True
     figures: dict[str, Any] = {
         "n_train": sum(map(len, examples.values())),
         "n_labels": len(router.agents),
@@ -94,10 +85,14 @@ def evaluate(
         "macro_f1": round(macro_f1(truth, predicted), 4),
         "ece": round(expected_calibration_error(confidence, right), 4),
         "oos_auroc": None,
-        "max_error": max_error,
+        "max_error": router.max_error,
         "coverage": round(float(routed.mean()), 4),
         "error": round(float((routed & ~right).sum() / max(1, routed.sum())), 4),
         "oos_rejected": None,
+        "candidates": {
+            "mean_size": round(float(in_set.sum(axis=1).mean()), 2),
+            "holds_right": round(float((right | (shares >= router.calibration.candidate_share)).mean()), 4),
+        },
         "settled_early": round(float(np.mean([s + 1 < router.n_stages for s in scores.stages])), 4),
         "latency_ms": {f"p{q}": round(1000 * float(np.percentile(seconds, q)), 3) for q in (50, 99)},
         "throughput_per_s": round(throughput, 1),
@@ -105,23 +100,35 @@ def evaluate(
         "add_label_s": round(add_s, 3),
         "remove_label_s": round(remove_s, 3),
         "size_mb": round(router.size_bytes / 1e6, 2),
-        "encoder": None if encoder is None else encoder.version,
-        "seed": seed,
+        "encoder": router.encoder_version,
     }
     if outside:
         progress("scoring the out-of-scope prompts")
         away = router.score([row.prompt for row in outside])
         figures["oos_auroc"] = round(auroc(scores.familiarity, away.familiarity), 4)
         figures["oos_rejected"] = round(float((~_routed(router, away)).mean()), 4)
-    return Evaluation(figures, tuple(truth), tuple(predicted))
+    return Evaluation(figures, tuple(truth), tuple(predicted), tuple(map(float, confidence)))
+
+
+def _time_singly(router: Router, prompts: Sequence[str]) -> list[float]:
+    """Seconds of each of up to N_TIMED decisions."""
+    seconds = []
+    for prompt in prompts[:N_WARM_UP]:
+        router.route(prompt)
+    for prompt in prompts[-N_TIMED:]:
+        start = time.perf_counter()
+        router.route(prompt)
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def _routed(router: Router, scores: Scores) -> NDArray[np.bool_]:
-    """bool[prompts]: what `policy.decide` would send to an agent."""
-    report = router.report
-    is_sure = scores.probabilities.max(axis=1) >= report.min_confidence
-    is_routed: NDArray[np.bool_] = is_sure & (scores.familiarity >= report.min_familiarity)
-    return is_routed
+    """bool[prompts]: what is sent to an agent."""
+    decisions = (
+        decide(scores, row, router.calibration, router.provisional).decision
+        for row in range(len(scores.stages))
+    )
+    return np.array([decision.agent != BASE for decision in decisions], bool)
 
 
 def _timed(work: Callable[[], Router]) -> tuple[Router, float]:

@@ -208,9 +208,7 @@ def _add_segment(
         y.index_copy_(0, rows, ys)
 
 
-def _add_to_rows(
-    y: torch.Tensor, x: torch.Tensor, weights: PackedWeights, slot: int, scale: float
-) -> None:
+def _add_to_rows(y: torch.Tensor, x: torch.Tensor, weights: PackedWeights, slot: int, scale: float) -> None:
     """`y += scale * x @ A[slot] @ B[slot]`."""
     out_start = 0
     if weights.has_native_products and x.dtype == y.dtype == torch.bfloat16:

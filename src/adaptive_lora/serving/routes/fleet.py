@@ -21,6 +21,7 @@ router = APIRouter()
 async def adapters(request: Request) -> Response:
     """The fleet: what is served, and what was found and is not, with the reason."""
     runtime = runtime_of(request)
+    orchestrator = runtime.orchestrator
     served = [
         {
             "name": version.name,
@@ -31,8 +32,10 @@ async def adapters(request: Request) -> Response:
             "size_bytes": version.size_bytes,
             "n_examples": len(version.examples),
             "state": "ready",
+            "routing": orchestrator.standing(version.name).routing,
+            "missing": orchestrator.standing(version.name).missing,
         }
-        for version in runtime.orchestrator.versions
+        for version in orchestrator.versions
     ]
     body = {
         "base_model": runtime.base_model,

@@ -31,6 +31,7 @@ from adaptive_lora.serving.schemas.generate import (
     RouteBody,
 )
 from adaptive_lora.serving.stream import open_stream, sse
+from adaptive_lora.telemetry.logging import request_id_var
 from adaptive_lora.types import GenerateRequest, Prompt, TokenChunk, Usage
 
 router = APIRouter(tags=["generate"])
@@ -74,6 +75,7 @@ async def generate_batch(body: BatchBody, request: Request) -> Response:
 
     async def one(index: int, options: GenerateOptions, prompt: str) -> dict[str, Any]:
         request_id = f"{context.request_id}-{index}"
+        request_id_var.set(request_id)  # of this task alone
         try:
             return await _answer(options, prompt, request_id, orchestrator, deadline)
         except AdaptiveLoraError as error:
@@ -104,6 +106,8 @@ async def route(body: RouteBody, request: Request) -> Response:
             "version": plan.version,
             "confidence": decision.confidence,
             "reason": decision.reason,
+            "doubt": decision.doubt,
+            "candidates": list(decision.candidates),
             "scores": dict(decision.scores),
             "explanation": dict(decision.explanation),
         }

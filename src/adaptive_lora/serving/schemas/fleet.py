@@ -16,6 +16,10 @@ class AdapterBody(BaseModel):
     size_bytes: int
     n_examples: int
     state: Literal["ready"]
+    routing: Literal["routed", "provisional", "explicit_only"] = Field(
+        description="whether `auto` may choose it; provisional: scored, but not chosen yet"
+    )
+    missing: str | None = Field(description="what it lacks to be routed to")
 
 
 class RejectedBody(BaseModel):

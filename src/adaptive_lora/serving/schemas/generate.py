@@ -17,6 +17,7 @@ from adaptive_lora.serving.schemas.common import (
     Strict,
     UsageBody,
 )
+from adaptive_lora.types import Doubt, Reason
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -95,6 +96,10 @@ class RouteAnswer(BaseModel):
     agent: str
     version: str
     confidence: float = Field(ge=0, le=1)
-    reason: Literal["routed", "abstained", "explicit", "no_candidates"]
-    scores: dict[str, float] = Field(description="calibrated probability per candidate")
+    reason: Reason
+    doubt: Doubt | None = Field(description="why the base answers, if it abstained")
+    candidates: list[str] = Field(
+        description="agents among which the right one is, with calibrated probability; most probable first"
+    )
+    scores: dict[str, float] = Field(description="calibrated probability per agent")
     explanation: dict[str, Any]

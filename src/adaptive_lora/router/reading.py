@@ -1,0 +1,116 @@
+"""One prompt, read by one stage after the other until one settles it; and what comes later in
+it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from adaptive_lora.router.calibration import Calibration
+from adaptive_lora.router.encoder import Encoder
+from adaptive_lora.router.features import N_BUCKETS, Ngrams, embed_ngrams, excerpt, extract_ngrams
+from adaptive_lora.router.head import FloatArray, softmax
+from adaptive_lora.router.parts import later_part
+from adaptive_lora.router.policy import Dissent
+from adaptive_lora.router.spelling import undo_swaps
+from adaptive_lora.router.stage import Stage, StageName, features_of, vector_of
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One prompt, read as far as the stages needed."""
+
+    ngrams: Ngrams
+    row: FloatArray
+    """Features of the last stage that was asked."""
+    stage: int
+    logits: FloatArray
+    """float32[candidates], of that stage."""
+    best: int
+    """The candidate with the largest."""
+    confidence: float
+    familiarity: float
+    dissent: Dissent | None = None
+
+
+class Reader:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        agents: Sequence[str],
+        members: Sequence[slice],
+        words: frozenset[str],
+        encoder: Encoder | None,
+        stages: Sequence[Stage],
+        calibration: Calibration,
+    ) -> None:
+        """`members[i]` are the examples of `agents[i]`; `words` are all words of the examples."""
+        self._vocabulary = words if encoder is None else words | encoder.words
+        self._agents = agents
+        self._members = members
+        self._encoder = encoder
+        self._stages = stages
+        self._calibration = calibration
+
+    def read(self, prompt: str, columns: Sequence[int]) -> Reading:
+        """Read for the candidates whose agents have these `columns`; what is to be routed, also by its later
+        part."""
+        text = undo_swaps(excerpt(prompt), self._vocabulary)
+        whole = self._read(text, columns)
+        part = later_part(text) if self._would_route(whole, self._calibration.min_familiarity) else None
+        if part is None or self._calibration.min_dissent == math.inf:
+            return whole
+        alone = self._read(part, columns)
+        if alone.best == whole.best or not self._would_route(alone, self._calibration.min_dissent):
+            return whole
+        return replace(whole, dissent=Dissent(part, self._agents[columns[alone.best]], alone.familiarity))
+
+    def _would_route(self, reading: Reading, min_familiarity: float) -> bool:
+        return (
+            reading.familiarity >= min_familiarity and reading.confidence >= self._calibration.min_confidence
+        )
+
+    def _read(self, text: str, columns: Sequence[int]) -> Reading:
+        ngrams = extract_ngrams(text)
+        # The encoder has an opinion on nothing at all, too; nothing is like nobody's examples.
+        is_empty = not ngrams.text.strip()
+        counts = np.bincount(ngrams.bucket, ngrams.value, N_BUCKETS).astype(np.float32)
+        reading = None if self._encoder is None or is_empty else self._encoder.read(text)
+        calibration = self._calibration
+        for index, stage in enumerate(self._stages):
+            vector = vector_of(stage.name, reading)
+            if is_empty:
+                row: FloatArray = np.zeros(len(stage.weights), np.float32)
+            else:
+                row = features_of(stage.name, counts[None], None if vector is None else vector[None])[0]
+            logits = row @ stage.weights
+            if len(columns) < len(self._agents):
+                logits = logits[columns]
+            best = int(logits.argmax())
+            likeness = stage.likeness(row, self._members[columns[best]])
+            scale = calibration.scales[index]
+            familiarity = float(scale.familiarity(logits[best], np.float32(likeness)))
+            confidence = float(softmax(logits / np.float32(scale.temperature))[best])
+            if familiarity >= calibration.settle_familiarity and confidence >= calibration.settle_confidence:
+                break
+        return Reading(ngrams, row, index, logits, best, confidence, familiarity)
+
+
+def read_features(encoder: Encoder | None, texts: Sequence[str]) -> dict[StageName, FloatArray]:
+    """float32[len(texts), n_features] per stage: "early" and "late", or "ngrams" without an encoder."""
+    ngrams = embed_ngrams(texts)
+    if encoder is None:
+        return {"ngrams": ngrams}
+    readings = [encoder.read(text) for text in texts]
+    vectors: dict[StageName, list[FloatArray]] = {
+        "early": [reading.early() for reading in readings],
+        "late": [reading.late() for reading in readings],
+    }
+    empty = np.zeros((0, encoder.n_dims), np.float32)
+    return {
+        name: features_of(name, ngrams, np.stack(rows) if rows else empty) for name, rows in vectors.items()
+    }
