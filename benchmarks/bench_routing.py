@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,22 @@ def baselines(embed: Embeddings) -> dict[str, Callable[[list[str], list[str], li
     }
 
 
+def time_minilm(
+    encoder: OnnxEncoder, examples: Sequence[LabelledPrompt], prompts: Sequence[str]
+) -> dict[str, float]:
+    """Milliseconds of MiniLM (all tokens) with logistic regression, one prompt at a time."""
+    embed = Embeddings(encoder)
+    texts, labels = [row.prompt for row in examples], [row.label or "" for row in examples]
+    model = LogisticRegression(C=10, max_iter=500).fit(embed(texts), labels)
+    seconds = []
+    for prompt in prompts:
+        start = time.perf_counter()
+        row = encoder.read(prompt).late()[-N_LAYER_DIMS:]
+        model.predict_proba(row[None] / np.linalg.norm(row))
+        seconds.append(time.perf_counter() - start)
+    return {f"p{q}": round(1000 * float(np.percentile(seconds, q)), 3) for q in (50, 99)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,17 +132,17 @@ def main() -> None:
         only_ours, only_theirs = 0, 0
         for seed in range(args.seed, args.seed + (1 if n is None else args.draws)):
             examples = draw(train, n, seed)
-            prompts = by_label(examples)
+            own = by_label(examples)
             ours = evaluate(
                 partial(
                     Router.fit,
-                    prompts,
+                    own,
                     encoder=encoder,
                     held_out=held_out,
                     max_error=args.max_error,
                     seed=seed,
                 ),
-                prompts,
+                own,
                 test,
                 oos=oos,
             )
@@ -146,6 +163,7 @@ def main() -> None:
             "ours": {key: round(statistics.mean(figures[key] for figures in draws), 4) for key in keys}
             | {"latency_ms": {q: statistics.mean(f["latency_ms"][q] for f in draws) for q in ("p50", "p99")}},
             **{name: round(statistics.mean(values), 4) for name, values in top1.items()},
+            "minilm_latency_ms": time_minilm(whole, examples, prompts[:1000]) if systems else None,
             "only_ours_right": only_ours,
             "only_minilm_right": only_theirs,
         }

@@ -39,7 +39,7 @@ MAX_POSITIONS = 128
 EARLY_LAYERS, LATE_LAYERS = (2, 3), (4, 6)
 """The layers whose means make up a prompt's two vectors. Two layers route better than the last one alone:
 docs/explanation/routing.md has the figures."""
-MAX_TOKENS, TAIL_TOKENS = 16, 2
+MAX_TOKENS, TAIL_TOKENS = 20, 2
 """What the router reads of a prompt, [CLS] and [SEP] included: the start, and the last word or so. Cost is
 proportional to it; docs/explanation/routing.md has the measurement."""
 MIN_COSINE = 0.98

@@ -41,11 +41,11 @@ def test_reading_again_is_reading_the_same(encoder: OnnxEncoder) -> None:
 
 
 def test_reads_the_start_and_the_last_tokens_of_a_long_prompt(encoder: OnnxEncoder) -> None:
-    start = " ".join(["one two three four five six seven eight nine ten eleven twelve thirteen"] * 2)[:111]
+    start = "one two three four five six seven eight nine ten eleven twelve one two three four"
     short, long, other = late(
         encoder,
-        f"{start} fourteen fifteen sixteen",
-        f"{start} {'and ' * 9000}fourteen fifteen sixteen",
+        f"{start} fifteen sixteen",
+        f"{start} {'and ' * 9000}fifteen sixteen",
         f"{start} {'and ' * 90}",
     )
     np.testing.assert_allclose(short, long, atol=1e-6)
