@@ -3,7 +3,9 @@
     python benchmarks/bench_robustness.py DATA [--shots 10] [--prompts 100] [--max-error 0.05]
 
 DATA as for bench_routing.py. Typos: each pair of neighbouring letters of a test prompt is swapped with
-probability 0.1. Attack: eight words are put before a test prompt that is routed rightly, to send it to any
+probability 0.1; look-alikes: three letters in ten that have one are Cyrillic.
+
+Attack: eight words are put before a test prompt that is routed rightly, to send it to any
 wrong agent above the thresholds. The attacker knows the router and asks it as often as it likes: it starts
 from the beginnings of other agents' examples, and then replaces one word at a time by whatever word of the
 target's examples brings the score nearest to success. It is run against the router as it is ("defended":
@@ -46,6 +48,15 @@ def swap_letters(text: str, random: np.random.Generator, share: float = 0.1) -> 
             i += 1
         i += 1
     return "".join(letters)
+
+
+LOOK_ALIKES = str.maketrans("aceopxyi", "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456")
+"""Cyrillic letters for Latin ones."""
+
+
+def disguise(text: str, random: np.random.Generator, share: float = 0.3) -> str:
+    """Each letter that has a Cyrillic look-alike is replaced by it with probability `share`."""
+    return "".join(c.translate(LOOK_ALIKES) if random.random() < share else c for c in text)
 
 
 def success(scores: Scores, calibration: Calibration, row: int, own: int) -> float:
@@ -148,18 +159,18 @@ def main() -> None:
     prompts, truth = [row.prompt for row in inside], [row.label or "" for row in inside]
     result: dict[str, Any] = {"max_error": args.max_error, "shots": args.shots}
 
-    with_typos = [swap_letters(prompt, random) for prompt in prompts]
-    top1 = []
-    for texts in (prompts, with_typos):
+    written = {
+        "clean": prompts,
+        "typos": [swap_letters(prompt, random) for prompt in prompts],
+        "upper case": [prompt.upper() for prompt in prompts],
+        "Cyrillic look-alikes": [disguise(prompt, random) for prompt in prompts],
+    }
+    result["top1"] = {}
+    for kind, texts in written.items():
         scores = defended.score(texts)
         best = [scores.candidates[i] for i in scores.probabilities.argmax(axis=1)]
-        top1.append(float(np.mean([a == b for a, b in zip(best, truth, strict=True)])))
-    result["typos"] = {
-        "top1": round(top1[0], 4),
-        "top1_with_typos": round(top1[1], 4),
-        "cost": round(top1[0] - top1[1], 4),
-    }
-    print(result["typos"], file=sys.stderr, flush=True)
+        result["top1"][kind] = round(float(np.mean([a == b for a, b in zip(best, truth, strict=True)])), 4)
+    print(result["top1"], file=sys.stderr, flush=True)
 
     for name, router in routers.items():
         answers = routed(router, prompts)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenizers import Tokenizer
 
 from adaptive_lora.errors import SettingsError
+from adaptive_lora.router.features import excerpt
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +27,6 @@ FloatArray = NDArray[np.float32]
 
 META_NAME = "encoder.json"
 FILES = ("early.onnx", "late.onnx", "tokenizer.json")
-_HEAD_CHARS, _TAIL_CHARS = 768, 256
-"""Read by the tokenizer of a long prompt; far more than the tokens kept."""
 
 
 class Reading(Protocol):
@@ -144,10 +143,8 @@ class OnnxEncoder:
     def _token_ids(self, prompt: str) -> NDArray[np.int64]:
         """int64[1, at most max_tokens], [CLS] and [SEP] included: the prompt's start and its last few
         tokens."""
-        if len(prompt) > _HEAD_CHARS + _TAIL_CHARS:
-            prompt = prompt[:_HEAD_CHARS] + " " + prompt[-_TAIL_CHARS:]
         # Lone surrogates are no text and have no UTF-8, which the tokenizer needs.
-        ids = self._tokenizer.encode(prompt.encode("utf-8", "replace").decode()).ids
+        ids = self._tokenizer.encode(excerpt(prompt).encode("utf-8", "replace").decode()).ids
         if len(ids) > self._max_tokens:
             ids = ids[: self._max_tokens - self._n_last] + ids[-self._n_last :]
         return np.array([ids], np.int64)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 N_BUCKETS = 1 << 10
-HEAD_CHARS, TAIL_CHARS = 3_000, 1_000
+HEAD_CHARS, TAIL_CHARS = 768, 256
 """What is read of a long prompt. What is asked for stands at its start or its end; quoted material between
 them."""
 CHAR_NGRAMS = (3, 4, 5)
@@ -25,7 +25,7 @@ CHAR_NGRAMS = (3, 4, 5)
 FloatArray = NDArray[np.float32]
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _DIGITS = re.compile(r"\d")
 _SPACES = re.compile(r"\s+")
 
@@ -69,7 +69,7 @@ def normalise(prompt: str) -> str:
 
     Every digit becomes 0, since which numbers a task holds does not decide who solves it.
     """
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", excerpt(prompt)).casefold())
+    text = INVISIBLE.sub("", unicodedata.normalize("NFKC", excerpt(prompt)).casefold())
     text = f" {_SPACES.sub(' ', _DIGITS.sub('0', text)).strip()} "
     # A few characters unfold to many under NFKC; what exceeds the tables then is the middle again.
     return text if len(text) < _MAX_CHARS else text[: _MAX_CHARS // 2] + text[-_MAX_CHARS // 2 + 1 :]

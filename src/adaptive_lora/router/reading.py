@@ -11,11 +11,11 @@ import numpy as np
 
 from adaptive_lora.router.calibration import Calibration
 from adaptive_lora.router.encoder import Encoder
-from adaptive_lora.router.features import N_BUCKETS, Ngrams, embed_ngrams, excerpt, extract_ngrams
+from adaptive_lora.router.features import N_BUCKETS, Ngrams, embed_ngrams, extract_ngrams
 from adaptive_lora.router.head import FloatArray, softmax
 from adaptive_lora.router.parts import later_part
 from adaptive_lora.router.policy import Dissent
-from adaptive_lora.router.spelling import undo_swaps
+from adaptive_lora.router.spelling import tidy
 from adaptive_lora.router.stage import Stage, StageName, features_of, vector_of
 
 
@@ -59,7 +59,7 @@ class Reader:
     def read(self, prompt: str, columns: Sequence[int]) -> Reading:
         """Read for the candidates whose agents have these `columns`; what is to be routed, also by its later
         part."""
-        text = undo_swaps(excerpt(prompt), self._vocabulary)
+        text = tidy(prompt, self._vocabulary)
         whole = self._read(text, columns)
         part = later_part(text) if self._would_route(whole, self._calibration.min_familiarity) else None
         if part is None or self._calibration.min_dissent == math.inf:
