@@ -44,3 +44,8 @@ def test_letters_that_look_latin_are_made_latin_in_latin_text() -> None:
 def test_tidied_text_is_short_visible_and_spelt() -> None:
     assert tidy("\uff54rasnfer m\u200bon\u00adey", WORDS) == "transfer money"
     assert len(tidy("x" * 32_000, WORDS)) < 5_000
+
+
+def test_words_of_the_examples_come_first_and_known_words_stay() -> None:
+    assert undo_swaps("tarin", {"train"}, {"atrin"}) == "train"
+    assert undo_swaps("trial", {"trail"}, {"trial"}) == "trial"

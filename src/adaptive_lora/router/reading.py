@@ -49,7 +49,7 @@ class Reader:
         calibration: Calibration,
     ) -> None:
         """`members[i]` are the examples of `agents[i]`; `words` are all words of the examples."""
-        self._vocabulary = words if encoder is None else words | encoder.words
+        self._vocabularies = (words,) if encoder is None else (words, encoder.words)
         self._agents = agents
         self._members = members
         self._encoder = encoder
@@ -59,7 +59,7 @@ class Reader:
     def read(self, prompt: str, columns: Sequence[int]) -> Reading:
         """Read for the candidates whose agents have these `columns`; what is to be routed, also by its later
         part."""
-        text = tidy(prompt, self._vocabulary)
+        text = tidy(prompt, *self._vocabularies)
         whole = self._read(text, columns)
         part = later_part(text) if self._would_route(whole, self._calibration.min_familiarity) else None
         if part is None or self._calibration.min_dissent == math.inf:

@@ -1,8 +1,8 @@
 """What is undone before a prompt is read: slips of the finger, and letters that only look like Latin ones.
 
 Swapped neighbours, common in what people type fast, break a word into pieces that no encoder knows. Only
-words that are not in the vocabulary are touched, and only if one swap of neighbours (two in a long word)
-gives a word that is. Code, names and other languages have such words by accident only.
+words that are in no vocabulary are touched, and only if one or two swaps of neighbours give a word that is.
+Code, names and other languages have such words by accident only.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections.abc import Container
 
 from adaptive_lora.router.features import INVISIBLE, excerpt
 
-MIN_LETTERS = 4
-MIN_FOR_TWO = 7
-MAX_LETTERS = 20
+MIN_LETTERS, MAX_LETTERS = 3, 20
+MIN_FOR_TWO = 4
 
 _LOOK_ALIKES = str.maketrans(
     # Cyrillic, small and capital; Greek, small and capital
@@ -31,11 +30,11 @@ _OTHER = re.compile(r"[\u0370-\u052f]")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
-def tidy(prompt: str, vocabulary: Container[str]) -> str:
+def tidy(prompt: str, *vocabularies: Container[str]) -> str:
     """What the router reads of `prompt`: its ends, in NFKC, without invisible characters, look-alikes and
     swaps."""
     text = INVISIBLE.sub("", unicodedata.normalize("NFKC", excerpt(prompt)))
-    return undo_swaps(undo_look_alikes(text), vocabulary)
+    return undo_swaps(undo_look_alikes(text), *vocabularies)
 
 
 def undo_look_alikes(text: str) -> str:
@@ -46,28 +45,23 @@ def undo_look_alikes(text: str) -> str:
     return text.translate(_LOOK_ALIKES)
 
 
-def undo_swaps(text: str, vocabulary: Container[str]) -> str:
-    """`text` with words outside `vocabulary` (lower case) replaced by what they were before a swap.
+def undo_swaps(text: str, *vocabularies: Container[str]) -> str:
+    """`text` with words outside all `vocabularies` (lower case) replaced by what they were before a swap.
 
-    Lower-cases what it replaces. The first swap from the left that gives a known word is taken.
+    Lower-cases what it replaces. Words of an earlier vocabulary are preferred, then one swap to two, then the
+    one further left.
     """
 
     def repaired(found: re.Match[str]) -> str:
         word = found[0]
         lower = word.casefold()
-        if not MIN_LETTERS <= len(lower) <= MAX_LETTERS or lower in vocabulary:
+        if not MIN_LETTERS <= len(lower) <= MAX_LETTERS or any(lower in known for known in vocabularies):
             return word
-        swapped = [_swap(lower, i) for i in range(len(lower) - 1) if lower[i] != lower[i + 1]]
-        for candidate in swapped:
-            if candidate in vocabulary:
-                return candidate
+        once = [_swap(lower, i) for i in range(len(lower) - 1) if lower[i] != lower[i + 1]]
+        twice = []
         if len(lower) >= MIN_FOR_TWO:
-            for first, once in enumerate(swapped):
-                for i in range(first + 2, len(once) - 1):
-                    candidate = _swap(once, i)
-                    if candidate in vocabulary:
-                        return candidate
-        return word
+            twice = [_swap(w, i) for first, w in enumerate(once) for i in range(first + 2, len(w) - 1)]
+        return next((w for known in vocabularies for w in (*once, *twice) if w in known), word)
 
     return _WORD.sub(repaired, text)
 
