@@ -69,7 +69,7 @@ def success(scores: Scores, calibration: Calibration, row: int, own: int) -> flo
         margins.append(float(scores.familiarity[row]) - calibration.min_familiarity)
     dissent = scores.dissents[row]
     if dissent is not None:
-        margins.append(calibration.min_dissent - dissent.familiarity - 1e-6)
+        margins.append((calibration.max_dissent - dissent.strength) / 10 - 1e-9)
     return min(margins)
 
 
@@ -146,7 +146,7 @@ def main() -> None:
     defended = Router.fit(
         examples, encoder=encoder, held_out=held_out, max_error=args.max_error, seed=args.seed
     )
-    bare = replace(defended.calibration, min_dissent=np.inf)
+    bare = replace(defended.calibration, max_dissent=np.inf)
     routers = {
         "defended": defended,
         "without_parts": Router(defended.examples, encoder, defended.stages, bare),

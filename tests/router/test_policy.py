@@ -12,7 +12,7 @@ CALIBRATION = Calibration(
     settle_familiarity=np.inf,
     min_confidence=0.5,
     min_familiarity=-1.5,
-    min_dissent=0.5,
+    max_dissent=5.0,
     candidate_share=0.25,
     familiarities=tuple(np.linspace(-2, 2, 99)),
     max_error=None,
@@ -66,12 +66,12 @@ def test_the_candidate_set_holds_every_agent_that_is_probable_enough() -> None:
 
 
 def test_abstains_where_a_part_is_for_somebody_else() -> None:
-    at_home, strange = Dissent("2+2?", "a", 0.6), Dissent("2+2?", "a", 0.4)
-    verdict = decide(scores([0.1, 0.8, 0.1], 0.0, at_home), 0, CALIBRATION)
+    loud, quiet = Dissent("2+2?", "a", 6.0), Dissent("2+2?", "a", 4.0)
+    verdict = decide(scores([0.1, 0.8, 0.1], 0.0, loud), 0, CALIBRATION)
     assert (verdict.decision.agent, verdict.decision.doubt) == ("base", "parts_disagree")
     assert verdict.because is not None
     assert "'2+2?' alone for 'a'" in verdict.because
-    assert decide(scores([0.1, 0.8, 0.1], 0.0, strange), 0, CALIBRATION).decision.agent == "b"
+    assert decide(scores([0.1, 0.8, 0.1], 0.0, quiet), 0, CALIBRATION).decision.agent == "b"
 
 
 def test_a_provisional_agent_is_scored_and_not_routed_to() -> None:

@@ -97,7 +97,7 @@ def calibrate_bundle(
         "temperatures": [round(scale.temperature, 4) for scale in calibration.scales],
         "min_confidence": finite(calibration.min_confidence),
         "min_familiarity": finite(calibration.min_familiarity),
-        "min_dissent": finite(calibration.min_dissent),
+        "max_dissent": finite(calibration.max_dissent),
         "candidate_share": round(calibration.candidate_share, 4),
     }
     if as_json:

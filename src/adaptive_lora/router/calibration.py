@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ MAX_MISSED = 0.05
 """Share of prompts in scope whose candidate set may lack the right agent; `max_error` replaces it."""
 MAX_DISSENTING = 0.015
 """Share of rightly routed prompts of which a part may be found to be for somebody else."""
+LEAST_SHARE = 1e-12
 MIN_HELD_OUT = 8
 MIN_TO_SETTLE = 100
 """Held-out prompts without which nothing says when the first half of the encoder is enough."""
@@ -82,6 +83,8 @@ class Parts:
     """bool[n]: the prompts that were looked at, whether or not they have a later part."""
     index: IntArray
     """int64[m]: which of the n prompts each part is of."""
+    n_words: IntArray
+    """int64[m]"""
     stages: tuple[Outcomes, ...]
     """Of m parts; `truth` is the whole prompt's."""
 
@@ -89,7 +92,8 @@ class Parts:
     def none(cls, n_classes: int, n_stages: int) -> Parts:
         """Of no prompt at all."""
         empty = Outcomes.none(n_classes)
-        return cls(np.zeros(0, bool), np.zeros(0, np.int64), (empty,) * n_stages)
+        none = np.zeros(0, np.int64)
+        return cls(np.zeros(0, bool), none, none, (empty,) * n_stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +132,8 @@ class Calibration:
     min_confidence: float
     """Of the best candidate's calibrated probability."""
     min_familiarity: float
-    min_dissent: float
-    """The familiarity from which a later part that is for another agent sends the prompt to the base."""
+    max_dissent: float
+    """Of a later part (`dissent`), beyond which the prompt goes to the base."""
     candidate_share: float
     """The calibrated probability from which an agent is in the candidate set (split conformal, Sadinle et al.
     2019)."""
@@ -172,7 +176,7 @@ def calibrate(
             if min_confidence is not None
             else (MIN_CONFIDENCE if max_error is None else math.inf),
             min_familiarity=UNCALIBRATED_FAMILIARITY,
-            min_dissent=math.inf,
+            max_dissent=math.inf,
             candidate_share=MAX_MISSED,
             familiarities=(),
             max_error=max_error,
@@ -209,7 +213,7 @@ def calibrate(
         settle_familiarity=settle_familiarity,
         min_confidence=min_confidence,
         min_familiarity=min_familiarity,
-        min_dissent=math.inf if parts is None else _least_dissent(parts, settled, right, min_confidence),
+        max_dissent=math.inf if parts is None else _tolerated(settled(parts.stages), parts, right),
         candidate_share=_low_quantile(np.sort(final.share), MAX_MISSED if max_error is None else max_error),
         familiarities=tuple(map(float, ascending)),
         max_error=max_error,
@@ -227,10 +231,12 @@ class _View:
     right: NDArray[np.bool_]
     share: FloatArray
     """The right agent's probability."""
+    margin: FloatArray
+    """See `log_odds`."""
 
     @property
     def arrays(self) -> tuple[NDArray[np.generic], ...]:
-        return self.confidence, self.familiarity, self.right, self.share
+        return self.confidence, self.familiarity, self.right, self.share, self.margin
 
 
 def _scale(outcomes: Outcomes) -> Scale:
@@ -248,6 +254,7 @@ def _view(outcomes: Outcomes, scale: Scale) -> _View:
         familiarity=scale.familiarity(outcomes.logits.max(axis=1), outcomes.likeness),
         right=outcomes.logits.argmax(axis=1) == outcomes.truth,
         share=shares[np.arange(len(shares)), outcomes.truth],
+        margin=log_odds(shares),
     )
 
 
@@ -261,20 +268,33 @@ def _settling(first: _View, last: _View) -> tuple[float, float]:
     return (float(first.confidence[order[n_settled - 1]]) if n_settled else math.inf), min_familiarity
 
 
-def _least_dissent(
-    parts: Parts,
-    settled: Callable[[Sequence[Outcomes]], _View],
-    right: NDArray[np.bool_],
-    min_confidence: float,
-) -> float:
-    """The familiarity from which a part that is for another agent counts, so that at most MAX_DISSENTING of
-    the rightly routed prompts are turned away."""
-    view = settled(parts.stages)
-    counts = right[parts.index] & ~view.right & (view.confidence >= min_confidence)
-    descending = -np.sort(-view.familiarity[counts])
+def dissent(
+    margin: FloatArray | np.float32, familiarity: FloatArray | np.float32, n_words: IntArray | int
+) -> FloatArray:
+    """How strongly a part of a prompt, of `n_words` words, is for another agent than the whole.
+
+    The logarithm of its odds for that agent against the next, how much at home it is there, and half a unit
+    for each of its words up to six: fragments of honest prompts are for anybody now and then, and short.
+    """
+    strength: FloatArray = margin + familiarity + np.float32(0.5) * np.minimum(n_words, 6)
+    return strength
+
+
+def log_odds(shares: FloatArray) -> FloatArray:
+    """float32[n]: of the first against the second of probabilities float32[n, n_classes]; 0 of one class."""
+    if shares.shape[1] < 2:
+        return np.zeros(len(shares), np.float32)
+    second, first = np.partition(shares, -2, axis=1)[:, -2:].T
+    odds: FloatArray = np.log(first + LEAST_SHARE) - np.log(second + LEAST_SHARE)
+    return odds
+
+
+def _tolerated(part: _View, parts: Parts, right: NDArray[np.bool_]) -> float:
+    """The dissent that at most MAX_DISSENTING of the rightly routed prompts exceed."""
+    counts = right[parts.index] & ~part.right
+    descending = -np.sort(-dissent(part.margin, part.familiarity, parts.n_words)[counts])
     n_allowed = int(MAX_DISSENTING * (right & parts.looked_at).sum())
-    # Just above the first that may not count; everything counts if there are too few to matter.
-    return float(np.nextafter(descending[n_allowed], np.inf)) if n_allowed < len(descending) else -math.inf
+    return float(descending[n_allowed]) if n_allowed < len(descending) else -math.inf
 
 
 def certified_confidence(

@@ -47,7 +47,7 @@ def explain(
             for name, value in (
                 ("confidence", calibration.min_confidence),
                 ("familiarity", calibration.min_familiarity),
-                ("dissent", calibration.min_dissent),
+                ("dissent", calibration.max_dissent),
                 ("candidate_share", calibration.candidate_share),
             )
         },

@@ -32,6 +32,7 @@ class LaterParts:
     """bool[n]: the prompts that were looked at, whether or not they have a later part."""
     index: IntArray
     """int64[m]: which prompt each part is of."""
+    n_words: IntArray
     features: Features
     """m rows."""
 
@@ -43,7 +44,8 @@ def read_later_parts(encoder: Encoder | None, texts: Sequence[str], *, seed: int
     found = [(i, later_part(text)) for i, text in enumerate(texts) if looked_at[i]]
     parts = [(i, part) for i, part in found if part is not None]
     features = read_features(encoder, [part for _, part in parts])
-    return LaterParts(looked_at, np.array([i for i, _ in parts], np.int64), features)
+    index, n_words = np.array([(i, len(part.split())) for i, part in parts], np.int64).reshape(-1, 2).T
+    return LaterParts(looked_at, index, n_words, features)
 
 
 def cross_fit(
@@ -58,7 +60,7 @@ def cross_fit(
     place = np.full(n, -1, np.int64)
     wholes: list[list[Outcomes]] = []
     tails: list[list[Outcomes]] = []
-    kept: list[IntArray] = []
+    kept: list[NDArray[np.intp]] = []
     looked_at: list[NDArray[np.bool_]] = []
     for train, held in grouped_folds(list(features.values())[-1][:n], labels, seed=seed):
         known = labels[train]
@@ -67,16 +69,18 @@ def cross_fit(
         wholes.append([judge(s, features[s.name][held], known, labels[held]) for s in stages])
         tails.append([judge(s, parts.features[s.name][own], known, labels[parts.index[own]]) for s in stages])
         place[held] = place.max(initial=-1) + 1 + np.arange(len(held))
-        kept.append(parts.index[own])
+        kept.append(own)
         looked_at.append(parts.looked_at[held])
         if n > MAX_CROSS_FITTED:
             break
     if not wholes:
         none = Outcomes.none(n_classes)
         return [none] * len(features), Parts.none(n_classes, len(features))
+    order = np.concatenate(kept)
     return [Outcomes.join(of_stage) for of_stage in zip(*wholes, strict=True)], Parts(
         np.concatenate(looked_at),
-        place[np.concatenate(kept)],
+        place[parts.index[order]],
+        parts.n_words[order],
         tuple(Outcomes.join(of_stage) for of_stage in zip(*tails, strict=True)),
     )
 

@@ -14,11 +14,12 @@ from adaptive_lora.types import BASE, Doubt, RouteDecision
 
 @dataclass(frozen=True, slots=True)
 class Dissent:
-    """A later part of a prompt that, read alone, would be routed to another agent than the whole."""
+    """A later part of a prompt that, read alone, is for another agent than the whole."""
 
     part: str
     agent: str
-    familiarity: float
+    strength: float
+    """See `calibration.dissent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,11 @@ def decide(
             f"unsure: {agent!r} has {confidence:.2f}, at least {calibration.min_confidence:.2f} needed",
         )
     dissent = scores.dissents[row]
-    if dissent is not None and dissent.familiarity >= calibration.min_dissent:
+    if dissent is not None and dissent.strength > calibration.max_dissent:
         return abstain(
             "parts_disagree",
-            f"its parts disagree: the whole is for {agent!r}, {dissent.part!r} alone for {dissent.agent!r}, "
-            f"with familiarity {dissent.familiarity:.2f}, which counts from {calibration.min_dissent:.2f} on",
+            f"its parts disagree: the whole is for {agent!r}, {dissent.part!r} alone for {dissent.agent!r}; "
+            f"dissent {dissent.strength:.2f}, at most {calibration.max_dissent:.2f} tolerated",
         )
     if provisional and agent in provisional:
         return abstain("provisional", f"{agent!r} is provisional: {provisional[agent]}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from adaptive_lora.router.calibration import Calibration
+from adaptive_lora.router.calibration import Calibration, dissent, log_odds
 from adaptive_lora.router.encoder import Encoder
 from adaptive_lora.router.features import N_BUCKETS, Ngrams, embed_ngrams, extract_ngrams
 from adaptive_lora.router.head import FloatArray, softmax
@@ -61,18 +61,20 @@ class Reader:
         part."""
         text = tidy(prompt, *self._vocabularies)
         whole = self._read(text, columns)
-        part = later_part(text) if self._would_route(whole, self._calibration.min_familiarity) else None
-        if part is None or self._calibration.min_dissent == math.inf:
+        calibration = self._calibration
+        is_routed = whole.familiarity >= calibration.min_familiarity and (
+            whole.confidence >= calibration.min_confidence
+        )
+        part = later_part(text) if is_routed and calibration.max_dissent < math.inf else None
+        if part is None:
             return whole
         alone = self._read(part, columns)
-        if alone.best == whole.best or not self._would_route(alone, self._calibration.min_dissent):
+        if alone.best == whole.best:
             return whole
-        return replace(whole, dissent=Dissent(part, self._agents[columns[alone.best]], alone.familiarity))
-
-    def _would_route(self, reading: Reading, min_familiarity: float) -> bool:
-        return (
-            reading.familiarity >= min_familiarity and reading.confidence >= self._calibration.min_confidence
-        )
+        temperature = np.float32(calibration.scales[alone.stage].temperature)
+        margin = log_odds(softmax(alone.logits[None] / temperature))
+        strength = float(dissent(margin, np.float32(alone.familiarity), len(part.split()))[0])
+        return replace(whole, dissent=Dissent(part, self._agents[columns[alone.best]], strength))
 
     def _read(self, text: str, columns: Sequence[int]) -> Reading:
         ngrams = extract_ngrams(text)

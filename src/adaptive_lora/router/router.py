@@ -292,7 +292,7 @@ class Router:
         parts = read_later_parts(self._encoder, texts, seed=0)
         outcomes = [judge(stage, features[stage.name], labels, truth) for stage in self._stages]
         tails = [judge(s, parts.features[s.name], labels, truth[parts.index]) for s in self._stages]
-        return outcomes, Parts(parts.looked_at, parts.index, tuple(tails))
+        return outcomes, Parts(parts.looked_at, parts.index, parts.n_words, tuple(tails))
 
 
 def _called(agent: str, description: str) -> str:
