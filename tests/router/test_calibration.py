@@ -5,16 +5,19 @@ import pytest
 from scipy.stats import binom
 
 from adaptive_lora.router.calibration import (
+    MAX_DISSENTING,
     MAX_UNFAMILIAR,
     MIN_CONFIDENCE,
     UNCALIBRATED_FAMILIARITY,
     Outcomes,
+    Parts,
     Scale,
     binomial_tail,
     calibrate,
     certified_confidence,
+    dissent,
     fit_temperature,
-    grouped_folds,
+    log_odds,
 )
 from adaptive_lora.router.head import FloatArray, softmax
 
@@ -131,30 +134,32 @@ def test_nothing_is_settled_early_without_evidence() -> None:
     assert calibrate([few, few]).settle_confidence > 1
 
 
-def test_folds_hold_out_everything_once_and_keep_near_copies_together() -> None:
-    originals, _ = blobs(30, 30, 0.1, seed=0)
-    points = np.repeat(originals, 3, axis=0)  # three copies of each of thirty phrasings
-    phrasing = np.repeat(np.arange(30), 3)
-    labels = phrasing % 2
-    held_out: list[int] = []
-    for train, held in grouped_folds(points, labels, seed=0):
-        assert set(phrasing[train]).isdisjoint(phrasing[held])
-        assert set(labels[train]) == {0, 1}
-        held_out += list(held)
-    assert sorted(held_out) == list(range(90))
+def test_the_candidate_set_holds_the_right_agent_as_often_as_stated() -> None:
+    calibration = calibrate([outcomes(400, 0.6, seed=0)], max_error=0.1)
+    fresh = outcomes(4_000, 0.6, seed=1)
+    shares = softmax(fresh.logits / np.float32(calibration.scales[0].temperature))
+    held = shares[np.arange(4_000), fresh.truth] >= calibration.candidate_share
+    assert held.mean() == pytest.approx(0.9, abs=0.04)
 
 
-def test_folds_of_a_class_that_is_one_phrasing() -> None:
-    """Nothing to keep together then: it is split all the same."""
-    points = np.ones((20, 1), np.float32)
-    folds = list(grouped_folds(points, np.zeros(20, np.int64), seed=0))
-    assert [len(held) for _, held in folds] == [4] * 5
-
-
-def test_folds_are_drawn_by_the_seed() -> None:
-    points, labels = blobs(60, 3, 1.0, seed=0)
-    first, again, other = (
-        [held.tolist() for _, held in grouped_folds(points, labels, seed=n)] for n in (0, 0, 1)
+def test_few_rightly_routed_prompts_are_turned_away_for_a_part() -> None:
+    whole = outcomes(1_000, 0.3, seed=0)
+    part = outcomes(1_000, 1.2, seed=1)
+    of_whole = Outcomes(part.logits, part.likeness, whole.truth)
+    parts = Parts(np.ones(1_000, bool), np.arange(1_000), np.full(1_000, 5), (of_whole,))
+    calibration = calibrate([whole], parts)
+    assert np.isfinite(calibration.max_dissent)
+    scale = calibration.scales[0]
+    shares = softmax(part.logits / np.float32(scale.temperature))
+    strength = dissent(
+        log_odds(shares), scale.familiarity(part.logits.max(axis=1), part.likeness), parts.n_words
     )
-    assert first == again
-    assert first != other
+    elsewhere = part.logits.argmax(axis=1) != whole.truth
+    assert (elsewhere & (strength > calibration.max_dissent)).mean() <= MAX_DISSENTING
+    assert calibrate([whole]).max_dissent == np.inf
+
+
+def test_log_odds_are_of_the_first_against_the_second() -> None:
+    shares = np.array([[0.6, 0.3, 0.1], [0.2, 0.4, 0.4]], np.float32)
+    np.testing.assert_allclose(log_odds(shares), [np.log(2), 0], atol=1e-5)
+    assert log_odds(np.ones((2, 1), np.float32)).tolist() == [0, 0]

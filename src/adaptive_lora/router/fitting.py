@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_lora.router.calibration import Outcomes, Parts, grouped_folds
+from adaptive_lora.router.calibration import Outcomes, Parts
 from adaptive_lora.router.encoder import Encoder
+from adaptive_lora.router.folds import grouped_folds
 from adaptive_lora.router.head import FloatArray, IntArray
 from adaptive_lora.router.parts import later_part
 from adaptive_lora.router.reading import read_features
