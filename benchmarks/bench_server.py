@@ -128,42 +128,44 @@ async def generate_load(url: str, n_adapters: int, n_requests: int) -> None:
     """The load generator. Each line names the mode: `auto` or not, streamed or not."""
     import aiohttp
 
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    async def ask(session: aiohttp.ClientSession, work: Work, *, auto: bool, stream: bool) -> bool:
+        body = {
+            "model": "auto" if auto else work.adapter,
+            "prompt": work.prompt,
+            "max_tokens": TOKENS_OUT,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": stream,
+        }
+        async with session.post(f"{url}/v1/completions", json=body) as response:
+            content = await response.read()
+            if response.status != 200:
+                raise RuntimeError(content.decode())
+        if stream:
+            if not content.rstrip().endswith(b"data: [DONE]"):
+                raise RuntimeError("a stream broke")
+            agent = json.loads(content[6 : content.index(b"\n")])["model"]
+        else:
+            reply = json.loads(content)
+            agent = reply["model"]
+            if reply["usage"]["completion_tokens"] != TOKENS_OUT:
+                raise RuntimeError("a request ended early")
+        return bool(agent == work.adapter)
 
-        async def ask(work: Work, *, auto: bool, stream: bool) -> bool:
-            body = {
-                "model": "auto" if auto else work.adapter,
-                "prompt": work.prompt,
-                "max_tokens": TOKENS_OUT,
-                "temperature": 0,
-                "ignore_eos": True,
-                "stream": stream,
-            }
-            async with session.post(f"{url}/v1/completions", json=body) as response:
-                content = await response.read()
-                if response.status != 200:
-                    raise RuntimeError(content.decode())
-            if stream:
-                if not content.rstrip().endswith(b"data: [DONE]"):
-                    raise RuntimeError("a stream broke")
-                agent = json.loads(content[6 : content.index(b"\n")])["model"]
-            else:
-                reply = json.loads(content)
-                agent = reply["model"]
-                if reply["usage"]["completion_tokens"] != TOKENS_OUT:
-                    raise RuntimeError("a request ended early")
-            return bool(agent == work.adapter)
-
-        print("ready", flush=True)
-        loop = asyncio.get_running_loop()
-        while line := await loop.run_in_executor(None, sys.stdin.readline):
-            task = json.loads(line)
-            n = task.get("n", n_requests)
-            work = make_work(n, n_adapters, seed=task["seed"])
-            elapsed_s, right = await closed_loop(work, partial(ask, auto=task["auto"], stream=task["stream"]))
-            answer(elapsed_s, n, as_meant=sum(right) / n)
+    print("ready", flush=True)
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        task = json.loads(line)
+        n = task.get("n", n_requests)
+        work = make_work(n, n_adapters, seed=task["seed"])
+        # New connections for each task: a server that was stopped meanwhile closes the old ones when it wakes.
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=None)
+        ) as session:
+            asks = partial(ask, session, auto=task["auto"], stream=task["stream"])
+            elapsed_s, right = await closed_loop(work, asks)
+        answer(elapsed_s, n, as_meant=sum(right) / n)
 
 
 def answer(elapsed_s: float, n_requests: int, *, as_meant: float) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from adaptive_lora.agents.names import parse_name
 from adaptive_lora.agents.orchestrator import Orchestrator, routing_text
+from adaptive_lora.agents.plan import Plan
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import DeadlineExceeded, EngineDead, RequestAborted, UnknownAdapter, Unsupported
 from adaptive_lora.telemetry.metrics import Metrics
@@ -205,3 +206,22 @@ async def test_a_request_for_another_adapter_than_planned_is_our_bug(orchestrate
     plan = orchestrator.plan("x", parse_name("code"))
     with pytest.raises(ValueError, match="not the plan's"):
         await orchestrator.complete(plan, request_of(None))
+
+
+@pytest.mark.parametrize(
+    ("decision", "summary"),
+    [
+        (RouteDecision("code", 0.9, "routed", {}, candidates=("code",)), "routed; candidates=code"),
+        (
+            RouteDecision(BASE, 0.6, "abstained", {}, doubt="unsure", candidates=("code", "creative")),
+            "abstained; doubt=unsure; candidates=code|creative",
+        ),
+        (RouteDecision("code", 1.0, "explicit", {}), "explicit"),
+        (
+            RouteDecision("a", 0.9, "routed", {}, candidates=tuple("abcdefghij")),
+            "routed; candidates=a|b|c|d|e|f|g|h|...",
+        ),
+    ],
+)
+def test_a_decision_in_one_line(decision: RouteDecision, summary: str) -> None:
+    assert Plan(decision, None, "v").summary == summary

@@ -115,6 +115,17 @@ def test_an_invalid_file_is_told_line_by_line(
     assert all(line.startswith(f"error: {config}: api.") for line in lines)
 
 
+def test_an_adapter_is_shown_with_its_standing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = json.loads(invoke("adapters", "show", "code", "--json").stdout)
+    assert (shown["name"], shown["routing"], shown["missing"]) == ("code", "routed", None)
+    assert shown["usable_examples"] == shown["n_examples"] == shown["calibrated_on"] / 4
+    assert "routing" in invoke("adapters", "show", "code").stdout
+    assert run_main(["adapters", "show", "nobody"], monkeypatch) == 1
+    assert "there is no adapter 'nobody'" in capsys.readouterr().err
+
+
 def test_adapters_that_fail_are_listed_and_verify_exits_1(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     listed = invoke("adapters", "list", "--adapters", str(tmp_path), "--base-model", "org/name", "--json")

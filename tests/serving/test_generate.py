@@ -34,6 +34,7 @@ async def test_the_router_decides_and_the_answer_says_so(client: httpx.AsyncClie
     assert response.headers["x-adaptive-lora-agent"] == "code"
     assert response.headers["x-adaptive-lora-version"] == "3f9c2a000001"
     assert response.headers["x-adaptive-lora-confidence"] == "0.9000"
+    assert response.headers["x-adaptive-lora-decision"] == "routed"
     assert response.headers["x-request-id"] == body["request_id"]
 
 
