@@ -158,7 +158,7 @@ async def generate_load(url: str, n_adapters: int, n_requests: int) -> None:
         task = json.loads(line)
         n = task.get("n", n_requests)
         work = make_work(n, n_adapters, seed=task["seed"])
-        # New connections for each task: a server that was stopped meanwhile closes the old ones when it wakes.
+        # New connections for each task: a server that was stopped meanwhile closes the old ones on waking.
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(
             connector=connector, timeout=aiohttp.ClientTimeout(total=None)
