@@ -23,7 +23,7 @@ serve: install ## serve at http://127.0.0.1:8000
 
 test: ## run all tests (at most 20 minutes on two cores)
 	@$(INSTALL) dev
-	$(BIN)/python -m pytest -m "not acceptance and not vllm"
+	$(BIN)/python -m pytest -m "not acceptance"
 
 check: ## ruff, mypy --strict, import-linter, generated reference pages
 	@$(INSTALL) dev
@@ -35,7 +35,7 @@ check: ## ruff, mypy --strict, import-linter, generated reference pages
 
 acceptance: ## the long proofs
 	@$(INSTALL) dev
-	$(BIN)/python -m pytest -m "acceptance or vllm"
+	$(BIN)/python -m pytest -m acceptance
 
 bench: ## CPU multi-LoRA and server throughput; the last line is JSON
 	@$(INSTALL) dev

@@ -135,7 +135,7 @@ def main() -> None:
         }
         plots.append(
             line_plot(
-                f"{kind.capitalize()} topics, mean of {args.worlds} worlds",
+                f"Topics: {kind}; mean of {args.worlds} worlds",
                 "requests",
                 "cumulative regret",
                 series,
