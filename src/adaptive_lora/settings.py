@@ -97,8 +97,8 @@ class RouterSettings(Section):
     use_encoder: bool = Field(True, description="false: n-grams only")
     bundle_path: Path | None = Field(
         None,
-        description="folder of bundles that `adaptive-lora router fit` wrote: its current one is served; "
-        "default: learn from the adapters' examples at start",
+        description="folder of bundles that `adaptive-lora router fit` wrote: its current one is served, "
+        "with its own thresholds; default: learn from the adapters' examples at start",
     )
     min_confidence: float | None = Field(
         None, ge=0, le=1, description="below it the base answers; default: calibrated"

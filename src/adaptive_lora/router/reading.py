@@ -4,8 +4,11 @@ it."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +20,10 @@ from adaptive_lora.router.parts import later_part
 from adaptive_lora.router.policy import Dissent
 from adaptive_lora.router.spelling import tidy
 from adaptive_lora.router.stage import Stage, StageName, features_of, vector_of
+
+Result = TypeVar("Result")
+
+_MIN_PARALLEL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +114,22 @@ def read_features(encoder: Encoder | None, texts: Sequence[str]) -> dict[StageNa
     ngrams = embed_ngrams(texts)
     if encoder is None:
         return {"ngrams": ngrams}
-    readings = [encoder.read(text) for text in texts]
-    vectors: dict[StageName, list[FloatArray]] = {
-        "early": [reading.early() for reading in readings],
-        "late": [reading.late() for reading in readings],
-    }
+
+    def read(text: str) -> tuple[FloatArray, FloatArray]:
+        reading = encoder.read(text)
+        return reading.early(), reading.late()
+
+    early, late = zip(*in_parallel(read, texts), strict=True) if texts else ((), ())
+    vectors: dict[StageName, Sequence[FloatArray]] = {"early": early, "late": late}
     empty = np.zeros((0, encoder.n_dims), np.float32)
     return {
         name: features_of(name, ngrams, np.stack(rows) if rows else empty) for name, rows in vectors.items()
     }
+
+
+def in_parallel(work: Callable[[str], Result], texts: Sequence[str]) -> list[Result]:
+    """`work` of each text, in order; many are spread over all cores."""
+    if len(texts) < _MIN_PARALLEL:
+        return [work(text) for text in texts]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, texts))

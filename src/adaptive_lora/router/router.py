@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -20,13 +18,11 @@ from adaptive_lora.router.features import N_BUCKETS
 from adaptive_lora.router.fitting import cross_fit, judge, read_later_parts
 from adaptive_lora.router.head import FloatArray, softmax
 from adaptive_lora.router.policy import Scores, decide
-from adaptive_lora.router.reading import Reader, Reading, read_features
+from adaptive_lora.router.reading import Reader, Reading, in_parallel, read_features
 from adaptive_lora.router.stage import NGRAM_SHARE, Stage, fit_stage
 from adaptive_lora.types import BASE, RouteDecision, Standing
 
 _log = logging.getLogger(__name__)
-
-_MIN_PARALLEL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +206,7 @@ class Router:
         columns = self._columns(candidates)
         if not columns:
             raise NoCandidates("no candidate agent has examples to route by: add examples to a manifest")
-        if len(prompts) < _MIN_PARALLEL:
-            readings = [self._reader.read(prompt, columns) for prompt in prompts]
-        else:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                readings = list(pool.map(lambda prompt: self._reader.read(prompt, columns), prompts))
+        readings = in_parallel(lambda prompt: self._reader.read(prompt, columns), prompts)
         return self._scores(readings, columns)
 
     def route(
