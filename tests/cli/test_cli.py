@@ -123,7 +123,7 @@ def test_an_adapter_is_shown_with_its_standing(
     assert shown["usable_examples"] == shown["n_examples"] == shown["calibrated_on"] / 4
     assert "routing" in invoke("adapters", "show", "code").stdout
     assert run_main(["adapters", "show", "nobody"], monkeypatch) == 1
-    assert "there is no adapter 'nobody'" in capsys.readouterr().err
+    assert "no adapter 'nobody'; there are: analysis" in capsys.readouterr().err
 
 
 def test_adapters_that_fail_are_listed_and_verify_exits_1(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class KeywordRouter:
         for name in candidates or ():
             if name in prompt:
                 explanation = {"word": name} if explain else {}
-                return RouteDecision(name, 0.9, "routed", {name: 0.9, "other": 0.1}, explanation)
+                return RouteDecision(name, 0.9, "routed", {name: 0.9, "other": 0.1}, explanation=explanation)
         return RouteDecision(BASE, 0.2, "abstained", {})
 
 

@@ -12,7 +12,7 @@ from adaptive_lora.types import EngineStats
 from tests.serving.conftest import settings_of
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
-NOT_SEEN_BY_CALLERS = {"adapter_error", "settings_error", "no_candidates"}
+NOT_SEEN_BY_CALLERS = {"adapter_error", "settings_error", "no_candidates", "bundle_error"}
 
 
 def test_every_endpoint_is_described() -> None:

@@ -45,6 +45,7 @@ STATUS: Mapping[type[AdaptiveLoraError], int] = {
     errors.NonFiniteWeights: 422,
     errors.RouterError: 500,
     errors.NoCandidates: 503,
+    errors.BundleError: 500,
     errors.EngineError: 500,
     errors.EngineNotReady: 503,
     errors.EngineDead: 503,
