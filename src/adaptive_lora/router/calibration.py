@@ -26,6 +26,8 @@ MAX_MISSED = 0.05
 """Share of prompts in scope whose candidate set may lack the right agent; `max_error` replaces it."""
 MAX_DISSENTING = 0.015
 """Share of rightly routed prompts of which a part may be found to be for somebody else."""
+LEAST_DISSENT = 5.0
+"""A part that dissents less never counts: one of four words that is as much at home as usual, at odds of 20."""
 LEAST_SHARE = 1e-12
 MIN_HELD_OUT = 8
 MIN_TO_SETTLE = 100
@@ -285,7 +287,8 @@ def _tolerated(part: _View, parts: Parts, right: NDArray[np.bool_]) -> float:
     counts = right[parts.index] & ~part.right
     descending = -np.sort(-dissent(part.margin, part.familiarity, parts.n_words)[counts])
     n_allowed = int(MAX_DISSENTING * (right & parts.looked_at).sum())
-    return float(descending[n_allowed]) if n_allowed < len(descending) else -math.inf
+    tolerated = float(descending[n_allowed]) if n_allowed < len(descending) else LEAST_DISSENT
+    return max(tolerated, LEAST_DISSENT)
 
 
 def certified_confidence(
