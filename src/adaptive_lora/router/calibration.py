@@ -27,7 +27,7 @@ MAX_MISSED = 0.05
 MAX_DISSENTING = 0.015
 """Share of rightly routed prompts of which a part may be found to be for somebody else."""
 LEAST_DISSENT = 5.0
-"""A part that dissents less never counts: one of four words that is as much at home as usual, at odds of 20."""
+"""A part that dissents less never counts: one of four words, as much at home as usual, at odds of 20."""
 LEAST_SHARE = 1e-12
 MIN_HELD_OUT = 8
 MIN_TO_SETTLE = 100
