@@ -1,6 +1,6 @@
 """Throughput of the whole server against the bare engine inside it, and against `vllm serve`.
 
-    python benchmarks/bench_server.py [--adapters 8] [--requests 64] [--repeats 2]
+    python benchmarks/bench_server.py [--adapters 8] [--requests 64] [--repeats 3]
 
 One model of 83 M parameters with random weights, adapters of rank 16 on all seven linear layers; 32
 clients in a closed loop, each request 256 tokens in and 64 out, spread over the adapters in turn. Four
@@ -392,7 +392,7 @@ def main() -> None:
     )
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="whole answers only, not streamed")
     add_dtype_option(parser)
