@@ -19,7 +19,6 @@ from _common import print_result
 from bench_routing import draw
 
 from adaptive_lora.router.encoder import OnnxEncoder, Reading, load_encoder
-from adaptive_lora.router.policy import decide
 from adaptive_lora.router.router import Router
 from adaptive_lora.training.router_data import by_label, read_labelled
 from adaptive_lora.types import BASE
@@ -40,13 +39,7 @@ class Remembering:
 
 
 def agents_of(router: Router, prompts: list[str]) -> np.ndarray:
-    scores = router.score(prompts)
-    return np.array(
-        [
-            decide(scores, row, router.calibration, router.provisional).decision.agent
-            for row in range(len(prompts))
-        ]
-    )
+    return np.array([decision.agent for decision in router.decide(router.score(prompts))])
 
 
 def main() -> None:

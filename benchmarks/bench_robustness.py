@@ -28,7 +28,7 @@ from bench_routing import draw
 
 from adaptive_lora.router.calibration import Calibration
 from adaptive_lora.router.encoder import load_encoder
-from adaptive_lora.router.policy import Scores, decide
+from adaptive_lora.router.policy import Scores
 from adaptive_lora.router.router import Router
 from adaptive_lora.training.router_data import by_label, read_labelled
 from adaptive_lora.types import BASE
@@ -118,14 +118,6 @@ class Attacker:
         return np.array([success(scores, calibration, row, own) for row in range(len(prefixes))])
 
 
-def routed(router: Router, prompts: Sequence[str]) -> list[str]:
-    scores = router.score(prompts)
-    return [
-        decide(scores, row, router.calibration, router.provisional).decision.agent
-        for row in range(len(prompts))
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -173,7 +165,7 @@ def main() -> None:
     print(result["top1"], file=sys.stderr, flush=True)
 
     for name, router in routers.items():
-        answers = routed(router, prompts)
+        answers = [decision.agent for decision in router.decide(router.score(prompts))]
         right = [i for i, (a, b) in enumerate(zip(answers, truth, strict=True)) if a == b]
         chosen = random.permutation(len(right))[: args.prompts]
         attacker = Attacker(router, examples, args.seed)

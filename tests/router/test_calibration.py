@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from adaptive_lora.router.bound import binomial_tail, certified_confidence
 from adaptive_lora.router.calibration import (
     MAX_DISSENTING,
     MAX_UNFAMILIAR,
@@ -12,9 +13,7 @@ from adaptive_lora.router.calibration import (
     Outcomes,
     Parts,
     Scale,
-    binomial_tail,
     calibrate,
-    certified_confidence,
     dissent,
     fit_temperature,
     log_odds,

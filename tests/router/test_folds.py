@@ -6,17 +6,13 @@ from adaptive_lora.router.folds import grouped_folds
 from adaptive_lora.router.head import FloatArray
 
 
-def blobs(n: int, n_classes: int, spread: float, seed: int) -> tuple[FloatArray, np.ndarray]:
-    """Unit vectors around one centre per class."""
-    centres = np.random.default_rng(9).normal(size=(n_classes, 24))
-    random = np.random.default_rng(seed)
-    labels = np.arange(n) % n_classes
-    points = centres[labels] + spread * random.normal(size=(n, 24))
-    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32), labels
+def points_on_the_sphere(n: int) -> FloatArray:
+    points = np.random.default_rng(0).normal(size=(n, 24))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
 
 
 def test_folds_hold_out_everything_once_and_keep_near_copies_together() -> None:
-    originals, _ = blobs(30, 30, 0.1, seed=0)
+    originals = points_on_the_sphere(30)
     points = np.repeat(originals, 3, axis=0)  # three copies of each of thirty phrasings
     phrasing = np.repeat(np.arange(30), 3)
     labels = phrasing % 2
@@ -36,7 +32,7 @@ def test_folds_of_a_class_that_is_one_phrasing() -> None:
 
 
 def test_folds_are_drawn_by_the_seed() -> None:
-    points, labels = blobs(60, 3, 1.0, seed=0)
+    points, labels = points_on_the_sphere(60), np.arange(60) % 3
     first, again, other = (
         [held.tolist() for _, held in grouped_folds(points, labels, seed=n)] for n in (0, 0, 1)
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_lora.router.bound import certified_confidence
 from adaptive_lora.router.head import FloatArray, IntArray, softmax
 
 MAX_UNFAMILIAR, MAX_UNSURE = 0.033, 0.01
@@ -29,6 +30,7 @@ MAX_DISSENTING = 0.015
 LEAST_DISSENT = 5.0
 """A part that dissents less never counts: one of four words, as much at home as usual, at odds of 20."""
 LEAST_SHARE = 1e-12
+"""Probabilities below it count as it, in logarithms."""
 MIN_HELD_OUT = 8
 MIN_TO_SETTLE = 100
 """Held-out prompts without which nothing says when the first half of the encoder is enough."""
@@ -36,8 +38,6 @@ MAX_HARM = 0.0005
 """Share of prompts for which settling early may replace a right answer by a wrong one."""
 SETTLE_FAMILIARITY = 0.35
 """Quantile of the in-scope familiarity: what is less familiar than that is always read to the end."""
-RISK_DELTA = 0.05
-"""The probability, over draws of the held-out prompts, with which the stated error bound may not hold."""
 
 _TEMPERATURES = np.geomspace(0.02, 5, 120)
 
@@ -113,6 +113,8 @@ UNCALIBRATED = Scale(1.0, (0.0, math.inf), (0.6, 0.15))
 """Where too few examples leave nothing to calibrate on: likeness alone counts."""
 UNCALIBRATED_FAMILIARITY = -1.0
 """With `UNCALIBRATED`: a likeness of 0.3."""
+UNCALIBRATED_SHARE = 0.05
+"""With `UNCALIBRATED`: who is less probable is no candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,24 +155,22 @@ def calibrate(
 ) -> Calibration:
     """Thresholds from what each stage said about the same held-out prompts, and about parts of them.
 
-    With `max_error`, `min_confidence` is the lowest threshold at which the share of wrong agents among routed
-    prompts is at most that, with probability 1 - RISK_DELTA (learn-then-test, Angelopoulos et al. 2021); more
-    than 1 where the held-out prompts cannot show it, so that nothing is routed. A `min_confidence` that is
-    given stands.
+    A `min_confidence` that is given stands. Else, with `max_error`, it is the lowest threshold at which the
+    share of wrong agents among routed prompts is at most that, with probability 1 - RISK_DELTA (`bound`);
+    more than 1 where the held-out prompts cannot show it, so that nothing is routed.
     """
     truth = stages[-1].truth
     n = len(truth)
     if n < MIN_HELD_OUT:
+        unproven = MIN_CONFIDENCE if max_error is None else math.inf
         return Calibration(
             scales=(UNCALIBRATED,) * len(stages),
             settle_confidence=math.inf,
             settle_familiarity=math.inf,
-            min_confidence=min_confidence
-            if min_confidence is not None
-            else (MIN_CONFIDENCE if max_error is None else math.inf),
+            min_confidence=min_confidence if min_confidence is not None else unproven,
             min_familiarity=UNCALIBRATED_FAMILIARITY,
             max_dissent=math.inf,
-            candidate_share=MAX_MISSED,
+            candidate_share=UNCALIBRATED_SHARE,
             familiarities=(),
             max_error=max_error,
             n_held_out=0,
@@ -192,13 +192,11 @@ def calibrate(
     final = settled(stages)
     ascending = np.sort(final.familiarity)
     min_familiarity = _low_quantile(ascending, max_unfamiliar)
-    if min_confidence is not None:
-        pass
-    elif max_error is None:
-        min_confidence = min(MIN_CONFIDENCE, _low_quantile(np.sort(final.confidence), MAX_UNSURE))
-    else:
+    if min_confidence is None and max_error is not None:
         at_home = final.familiarity >= min_familiarity
         min_confidence = certified_confidence(final.confidence[at_home], final.right[at_home], max_error)
+    elif min_confidence is None:
+        min_confidence = min(MIN_CONFIDENCE, _low_quantile(np.sort(final.confidence), MAX_UNSURE))
     right = final.right & (final.familiarity >= min_familiarity) & (final.confidence >= min_confidence)
     return Calibration(
         scales=scales,
@@ -289,39 +287,6 @@ def _tolerated(part: _View, parts: Parts, right: NDArray[np.bool_]) -> float:
     n_allowed = int(MAX_DISSENTING * (right & parts.looked_at).sum())
     tolerated = float(descending[n_allowed]) if n_allowed < len(descending) else LEAST_DISSENT
     return max(tolerated, LEAST_DISSENT)
-
-
-def certified_confidence(
-    confidence: FloatArray, right: NDArray[np.bool_], max_error: float, *, delta: float = RISK_DELTA
-) -> float:
-    """The lowest threshold on `confidence` whose error is proven to be at most `max_error`; inf if none is.
-
-    Thresholds are tested from the most careful one down, each by the binomial tail, until one fails (fixed
-    sequence testing): the true error at the result exceeds `max_error` with probability `delta` at most.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    n_wrong = np.cumsum(~right[order])
-    # Without a single error so many are needed before anything can be proven.
-    fewest = math.ceil(math.log(delta) / math.log1p(-max_error))
-    proven = math.inf
-    for n in np.unique(np.linspace(fewest, len(order), 200).astype(int)) if len(order) >= fewest else ():
-        if binomial_tail(int(n_wrong[n - 1]), int(n), max_error) > delta:
-            break
-        proven = float(confidence[order[n - 1]])
-    return proven
-
-
-def binomial_tail(k: int, n: int, p: float) -> float:
-    """P(X <= k) for X ~ Binomial(n, p), 0 < p < 1."""
-    logs = [
-        math.lgamma(n + 1)
-        - math.lgamma(i + 1)
-        - math.lgamma(n - i + 1)
-        + i * math.log(p)
-        + (n - i) * math.log1p(-p)
-        for i in range(k + 1)
-    ]
-    return min(1.0, math.fsum(map(math.exp, logs)))
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:

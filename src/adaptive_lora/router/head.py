@@ -124,17 +124,17 @@ def _descend(
         step = np.linalg.inv(np.float32(curvature) * gram + np.float32(l2) * identity).astype(np.float32)
         current = np.zeros(shape, np.float32)
         ahead, momentum = current, 1.0
-        first = last = np.inf
+        least = last = np.inf
         for _ in range(max_steps):
             slope = gradient(ahead)
             last = float(np.abs(slope).max(initial=0))
-            first = min(first, last) if first < np.inf else last
+            least = min(least, last)
             if last < tolerance:
                 return current
             previous, current = current, ahead - step @ slope
             momentum, before = (1 + np.sqrt(1 + 4 * momentum**2)) / 2, momentum
             ahead = current + np.float32((before - 1) / momentum) * (current - previous)
-        if last < _DIVERGED * first:
+        if last < _DIVERGED * least:
             break
     return current
 

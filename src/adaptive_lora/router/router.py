@@ -209,6 +209,11 @@ class Router:
         readings = in_parallel(lambda prompt: self._reader.read(prompt, columns), prompts)
         return self._scores(readings, columns)
 
+    def decide(self, scores: Scores) -> list[RouteDecision]:
+        """What `route` would answer, for each prompt of `scores`."""
+        rows = range(len(scores.stages))
+        return [decide(scores, row, self._calibration, self.provisional).decision for row in rows]
+
     def route(
         self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
     ) -> RouteDecision:

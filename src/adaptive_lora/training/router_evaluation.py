@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_lora.router.policy import Scores, decide
+from adaptive_lora.router.policy import Scores
 from adaptive_lora.router.router import Router
 from adaptive_lora.training.router_data import LabelledPrompt
 from adaptive_lora.training.router_metrics import auroc, expected_calibration_error, macro_f1
@@ -124,11 +124,7 @@ def _time_singly(router: Router, prompts: Sequence[str]) -> list[float]:
 
 def _routed(router: Router, scores: Scores) -> NDArray[np.bool_]:
     """bool[prompts]: what is sent to an agent."""
-    decisions = (
-        decide(scores, row, router.calibration, router.provisional).decision
-        for row in range(len(scores.stages))
-    )
-    return np.array([decision.agent != BASE for decision in decisions], bool)
+    return np.array([decision.agent != BASE for decision in router.decide(scores)], bool)
 
 
 def _timed(work: Callable[[], Router]) -> tuple[Router, float]:
