@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-LAYERS = {"serve": (), "train": ("train",), "dev": ("train", "dev"), "encoder": ("encoder",)}
+LAYERS = {"serve": (), "train": ("train",), "dev": ("cloud", "train", "dev"), "encoder": ("encoder",)}
 
 # vllm 0.32.0's wheel on PyPI brings CUDA 13 (requirements/gpu.txt): a driver of branch 580 or later, and
 # compute capability 7.5 or later (NVIDIA, release notes of the CUDA toolkit 13). The deployment guide counts

@@ -2,7 +2,7 @@
 
 Every lock pins the full closure with the hashes of all files of each version, valid for Python 3.11-3.13 on
 Linux x86_64 and aarch64 (markers where they differ). The resolver is uv, in an environment of its own below
-build/; installing needs only pip. `train`, `dev` and `encoder` are layers: they leave
+build/; installing needs only pip. `cloud`, `train`, `dev` and `encoder` are layers: they leave
 out what `cpu` and `gpu` both pin alike.
 """
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 UV = "uv==0.13.9"
 INDEX = "https://pypi.org/simple"
-LAYERS = ("train", "dev", "encoder")
+LAYERS = ("cloud", "train", "dev", "encoder")
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)==(?P<rest>[^\\\n]+?)\s*\\?$")
 

@@ -17,13 +17,23 @@ AdaptiveLoraError
 │   ├── WrongBase             trained for another base model
 │   ├── RankTooLarge          rank above the engine's max_lora_rank
 │   ├── WrongModules          target modules or shapes that the base does not have
-│   └── NonFiniteWeights      NaN or infinity in the weights
+│   ├── NonFiniteWeights      NaN or infinity in the weights
+│   ├── NoEffect              the engine answers with it exactly as without it
+│   ├── WorseThanBase         on its own examples the base does better
+│   ├── SourceNotAllowed      a place that adapters may not come from
+│   └── UnsafeArchive         too large, too many entries, links, or names that leave the folder
+├── Conflict                  the fleet is not in the state that the change needs
+├── StorageError
+│   ├── StorageUnavailable    a file system, a bucket or a download that does not answer (retryable)
+│   └── StorageFull           no room on the disk
+├── RegistryUnavailable       the database does not answer (retryable)
 ├── RouterError
 │   ├── NoCandidates          nothing to choose from
 │   └── BundleError           a router bundle that is missing, damaged, or of another encoder
 ├── EngineError
 │   ├── EngineNotReady        still loading, or stopped (retryable)
 │   ├── EngineDead            the engine's process is gone
+│   ├── WorkerLost            a remote worker went away in the middle of an answer (retryable)
 │   ├── Overloaded            the queue is full (retryable)
 │   ├── DeadlineExceeded      the request ran past its time limit (retryable)
 │   └── RequestAborted        the caller or an operator stopped it
@@ -114,6 +124,44 @@ class NonFiniteWeights(AdapterError):
     code = "non_finite_weights"
 
 
+class NoEffect(AdapterError):
+    code = "no_effect"
+
+
+class WorseThanBase(AdapterError):
+    code = "worse_than_base"
+
+
+class SourceNotAllowed(AdapterError):
+    code = "source_not_allowed"
+
+
+class UnsafeArchive(AdapterError):
+    code = "unsafe_archive"
+
+
+class Conflict(AdaptiveLoraError):
+    code = "conflict"
+
+
+class StorageError(AdaptiveLoraError):
+    code = "storage_error"
+
+
+class StorageUnavailable(StorageError):
+    code = "storage_unavailable"
+    retryable = True
+
+
+class StorageFull(StorageError):
+    code = "storage_full"
+
+
+class RegistryUnavailable(AdaptiveLoraError):
+    code = "registry_unavailable"
+    retryable = True
+
+
 class RouterError(AdaptiveLoraError):
     code = "router_error"
 
@@ -137,6 +185,11 @@ class EngineNotReady(EngineError):
 
 class EngineDead(EngineError):
     code = "engine_dead"
+
+
+class WorkerLost(EngineError):
+    code = "worker_lost"
+    retryable = True
 
 
 class Overloaded(EngineError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 BASE = "base"
 """The plain base model's name, wherever an agent's name may stand."""
@@ -110,6 +110,14 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt of an adapter's trade, and an answer that it should find likelier than the base does."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterVersion:
     """One immutable, content-addressed version of an adapter; new weights are a new version."""
 
@@ -121,11 +129,30 @@ class AdapterVersion:
     description: str
     examples: tuple[str, ...]
     size_bytes: int
+    probes: tuple[Probe, ...] = ()
 
     @property
     def id(self) -> str:
         """What the engine knows it by; unique per content."""
         return f"{self.name}@{self.version}"
+
+
+Residency = Literal["slot", "host", "disk"]
+"""Where an adapter's weights are: in a slot, ready to run; in the engine's host memory, a copy away; or on disk
+alone, or not known."""
+
+
+class Prober(Protocol):
+    """What the effect checks need of an engine (every `Engine` is one)."""
+
+    async def answer_logprobs(
+        self, prompt: Prompt, answer: str, adapter_id: str | None = None
+    ) -> tuple[float, ...]:
+        """Log-probability of each token of `answer` as the continuation of `prompt` (teacher forcing).
+
+        Raises UnknownAdapter, PromptTooLong, and InvalidRequest if `answer` is empty.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,25 @@ class EngineConformance:
                 await collect(engine.generate(first))
         await idle(engine)
 
+    async def test_the_likelihood_of_an_answer(self, engine, adapters):
+        """The greedy answer is the likeliest; its log-probabilities are those that generating it reports."""
+        greedy = await complete(engine, logprobs=0, adapter_id=adapters[0].id)
+        scored = await engine.answer_logprobs(PROMPT, greedy.text, adapters[0].id)
+        assert scored
+        assert all(value <= 0 for value in scored)
+        assert scored != await engine.answer_logprobs(PROMPT, greedy.text)
+        assert scored == await engine.answer_logprobs(PROMPT, greedy.text, adapters[0].id)
+        chat = (ChatMessage("user", "Hello"),)
+        assert len(await engine.answer_logprobs(chat, "Yes")) >= 1
+
+    async def test_the_likelihood_of_what_cannot_be_scored(self, engine, spare):
+        with pytest.raises(UnknownAdapter):
+            await engine.answer_logprobs(PROMPT, "yes", spare.id)
+        with pytest.raises(InvalidRequest):
+            await engine.answer_logprobs(PROMPT, "")
+        with pytest.raises(PromptTooLong):
+            await engine.answer_logprobs(PROMPT, "many words " * engine.max_model_len)
+
     async def test_load_and_unload(self, engine, adapters, spare):
         await engine.load(spare)
         await engine.load(spare)

@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("gateway", "cpu", "gpu", "train", "dev", "encoder")
-LAYERS = ("train", "dev", "encoder")
+LAYERS = ("cloud", "train", "dev", "encoder")
+LOCKS = ("gateway", "cpu", "gpu", *LAYERS)
 MACHINES = [
     {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0", "platform_machine": machine}
     | {"sys_platform": "linux", "platform_system": "Linux", "implementation_name": "cpython"}

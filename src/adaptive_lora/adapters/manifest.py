@@ -21,18 +21,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from adaptive_lora.adapters.base import base_fingerprint
 from adaptive_lora.adapters.files import list_files, open_regular, sha256_of
 from adaptive_lora.errors import ManifestInvalid, UnsafeFile, UnsafeName
+from adaptive_lora.types import Probe
 
 __all__ = ["MANIFEST_NAME", "Manifest", "base_fingerprint", "read_manifest", "write_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 UNLISTED = (MANIFEST_NAME, "README.md")
 """Files that the manifest does not hash: itself, and prose that no program reads."""
-RESERVED_NAMES = ("auto", "base")
-"""Words of the model-name grammar that are not agents."""
+RESERVED_NAMES = ("auto", "base", "composition")
+"""Words of the model-name grammar that are not agents, and the name under which weighted sums of agents are
+served."""
 
 MAX_MANIFEST_BYTES = 8_000_000
 MAX_EXAMPLES = 2_000
 MAX_EXAMPLE_CHARS = 32_000
+MAX_PROBES = 64
 MAX_FILES = 64
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -72,6 +75,15 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, AfterValidator(_check_text)]
 
 
+class ProbeEntry(BaseModel):
+    """A prompt, and an answer that the adapter should find likelier than the base does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    prompt: Annotated[Text, StringConstraints(max_length=MAX_EXAMPLE_CHARS)]
+    answer: Annotated[Text, StringConstraints(max_length=MAX_EXAMPLE_CHARS)]
+
+
 class Manifest(BaseModel):
     """The content of a `manifest.json`. Frozen; unknown fields are errors."""
 
@@ -86,6 +98,9 @@ class Manifest(BaseModel):
         tuple[Annotated[Text, StringConstraints(max_length=MAX_EXAMPLE_CHARS)], ...],
         Field(max_length=MAX_EXAMPLES, strict=False),
     ]
+    probes: Annotated[tuple[ProbeEntry, ...], Field(max_length=MAX_PROBES, strict=False)] = ()
+    pinned: bool = False
+    """Whether it starts pinned: kept in a slot, whatever else is asked for."""
     files: Annotated[
         dict[Annotated[str, AfterValidator(_check_file_name)], Sha256],
         Field(min_length=1, max_length=MAX_FILES),
@@ -96,7 +111,8 @@ class Manifest(BaseModel):
         """First 12 hex digits of the SHA-256 over name, base and file hashes: what is served, not how it is
         described.
 
-        Examples and description belong to the router; a better example does not make other weights.
+        Examples, probes and description belong to router and checks; a better example does not make other
+        weights.
         """
         served = {"name": self.name, "base_model": self.base_model, "files": self.files}
         canonical = json.dumps(served, sort_keys=True, separators=(",", ":"))
@@ -137,6 +153,8 @@ def write_manifest(
     examples: Sequence[str],
     base_model: str,
     base_fingerprint: str | None = None,
+    probes: Sequence[Probe] = (),
+    pinned: bool = False,
 ) -> Manifest:
     """Hash every file of `folder` (README.md and the manifest itself apart) and write manifest.json
     atomically.
@@ -156,13 +174,15 @@ def write_manifest(
         "base_model": base_model,
         "base_fingerprint": base_fingerprint,
         "examples": list(examples),
+        "probes": [{"prompt": probe.prompt, "answer": probe.answer} for probe in probes],
+        "pinned": pinned,
         "files": {path.name: sha256_of(path) for path in files},
     }
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise ManifestInvalid(f"{folder.name}/{MANIFEST_NAME}: {_first(error)}") from None
-    text = json.dumps(manifest.model_dump(exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(manifest.model_dump(exclude_defaults=True), indent=2, ensure_ascii=False) + "\n"
     _write_atomically(folder / MANIFEST_NAME, text.encode())
     return manifest
 

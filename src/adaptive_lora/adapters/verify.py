@@ -22,7 +22,7 @@ from adaptive_lora.adapters.manifest import MANIFEST_NAME, UNLISTED, Manifest, r
 from adaptive_lora.adapters.peft_config import parse_peft_config
 from adaptive_lora.adapters.weights import WeightsScan, check_weights, scan_weights
 from adaptive_lora.errors import HashMismatch, ManifestInvalid, UnsafeFile, WrongBase
-from adaptive_lora.types import AdapterVersion
+from adaptive_lora.types import AdapterVersion, Probe
 
 MAX_TEXT_BYTES = 64_000_000
 """Of one file that is not weights: a large tokenizer.json fits."""
@@ -50,6 +50,7 @@ def verify_adapter(folder: Path, *, base: BaseModelInfo, max_rank: int) -> Adapt
         description=manifest.description,
         examples=manifest.examples,
         size_bytes=scan.size_bytes + sum(map(len, texts.values())),
+        probes=tuple(Probe(probe.prompt, probe.answer) for probe in manifest.probes),
     )
 
 

@@ -11,6 +11,7 @@ from adaptive_lora.types import (
     EngineStats,
     GenerateRequest,
     Prompt,
+    Residency,
     SamplingConfig,
     TokenChunk,
 )
@@ -62,6 +63,15 @@ class Engine(Protocol):
         """Complete every prompt, in order, first choice each. `adapter_ids` per prompt; None is the base."""
         ...
 
+    async def answer_logprobs(
+        self, prompt: Prompt, answer: str, adapter_id: str | None = None
+    ) -> tuple[float, ...]:
+        """Log-probability of each token of `answer` as the continuation of `prompt` (teacher forcing).
+
+        Raises UnknownAdapter, PromptTooLong, and InvalidRequest if `answer` is empty.
+        """
+        ...
+
     async def load(self, adapter: AdapterVersion) -> None:
         """Make `adapter` available. Idempotent. Raises AdapterError if the engine refuses the files."""
         ...
@@ -71,7 +81,16 @@ class Engine(Protocol):
         ...
 
     async def pin(self, adapter_id: str) -> None:
-        """Keep the adapter resident; it is never evicted for another. Raises UnknownAdapter."""
+        """Keep the adapter resident; it is never evicted for another. Idempotent. Raises UnknownAdapter,
+        and Unsupported if no slot would be left for the others."""
+        ...
+
+    async def unpin(self, adapter_id: str) -> None:
+        """Let the adapter be evicted again. Idempotent. Raises UnknownAdapter."""
+        ...
+
+    async def residency(self) -> Mapping[str, Residency]:
+        """Where each loaded adapter's weights are, by id. Cheap; as of the engine's last step."""
         ...
 
     async def list(self) -> list[AdapterVersion]:

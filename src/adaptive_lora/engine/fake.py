@@ -24,6 +24,7 @@ from adaptive_lora.types import (
     FinishReason,
     GenerateRequest,
     Prompt,
+    Residency,
     SamplingConfig,
     TokenChunk,
     TokenLogprob,
@@ -164,6 +165,24 @@ class FakeEngine:
         self._check()
         return await collect.complete_batch(self, prompts, config, adapter_ids)
 
+    async def answer_logprobs(
+        self, prompt: Prompt, answer: str, adapter_id: str | None = None
+    ) -> tuple[float, ...]:
+        """The base finds every token of every answer less likely than any adapter does."""
+        self._check()
+        if adapter_id is not None:
+            self._known(adapter_id)
+        tokens = fake_text.tokenize(answer)
+        if not tokens:
+            raise InvalidRequest("the answer is empty")
+        text = fake_text.render(prompt)
+        if len(fake_text.tokenize(text)) + len(tokens) > self.max_model_len:
+            raise PromptTooLong(f"prompt and answer are longer than the model's context, {self.max_model_len}")
+        handicap = 2.0 if adapter_id is None else 0.0
+        return tuple(
+            fake_text.logprob(text, adapter_id or "", i, token) - handicap for i, token in enumerate(tokens)
+        )
+
     async def load(self, adapter: AdapterVersion) -> None:
         self._check()
         if adapter.rank > self._max_lora_rank:
@@ -182,6 +201,15 @@ class FakeEngine:
         self._check()
         self._known(adapter_id)
         self._pinned.add(adapter_id)
+
+    async def unpin(self, adapter_id: str) -> None:
+        self._check()
+        self._known(adapter_id)
+        self._pinned.discard(adapter_id)
+
+    async def residency(self) -> Mapping[str, Residency]:
+        self._check()
+        return dict.fromkeys(self._adapters, "slot")
 
     async def list(self) -> list[AdapterVersion]:
         self._check()

@@ -31,6 +31,14 @@ class PromptEncoder:
         async with self._one_at_a_time:
             return await asyncio.to_thread(self._encode, prompt)
 
+    async def encode_answer(self, text: str) -> list[int]:
+        """Token ids of a continuation: no special tokens. Raises InvalidRequest if it is empty."""
+        async with self._one_at_a_time:
+            ids = await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=False)
+        if not ids:
+            raise InvalidRequest("the answer is empty")
+        return list(ids)
+
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             ids = self._tokenizer.encode(prompt)

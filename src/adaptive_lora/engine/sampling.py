@@ -54,6 +54,16 @@ def to_vllm(config: SamplingConfig, room: int) -> SamplingParams:
         raise invalid(error) from error
 
 
+def scoring() -> SamplingParams:
+    """vLLM's parameters for reading off the log-probabilities of a given text; one token is generated and
+    dropped, since vLLM generates at least one."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(
+        max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+    )
+
+
 def invalid(error: Exception) -> InvalidRequest:
     """vLLM's complaint about a parameter, as ours: the first line, not longer than a line should be."""
     first = next(iter(str(error).splitlines()), "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
@@ -32,6 +33,7 @@ from adaptive_lora.types import (
     EngineStats,
     GenerateRequest,
     Prompt,
+    Residency,
     SamplingConfig,
     TokenChunk,
 )
@@ -133,10 +135,13 @@ class VLLMInferenceEngine:
             async for chunk in self._stream(request, ids, sampling.to_vllm(request.sampling, room), lora):
                 yield chunk
         finally:
-            del self._in_flight[request_id]
-            self._aborted.discard(request_id)
-            async with self._in_flight_changed:
-                self._in_flight_changed.notify_all()
+            await self._ended(request_id)
+
+    async def _ended(self, request_id: str) -> None:
+        del self._in_flight[request_id]
+        self._aborted.discard(request_id)
+        async with self._in_flight_changed:
+            self._in_flight_changed.notify_all()
 
     async def _stream(
         self, request: GenerateRequest, ids: list[int], parameters: Any, lora: LoRARequest | None
@@ -188,6 +193,32 @@ class VLLMInferenceEngine:
         self._check()
         return await collect.complete_batch(self, prompts, config, adapter_ids)
 
+    async def answer_logprobs(
+        self, prompt: Prompt, answer: str, adapter_id: str | None = None
+    ) -> tuple[float, ...]:
+        self._check()
+        lora = self._lora_request(adapter_id) if adapter_id is not None else None
+        ids = await self._encoder.encode(prompt)
+        continuation = await self._encoder.encode_answer(answer)
+        if len(ids) + len(continuation) >= self.max_model_len:
+            raise PromptTooLong(
+                f"prompt and answer have {len(ids) + len(continuation)} tokens; the model's context is "
+                f"{self.max_model_len}"
+            )
+        from vllm.inputs.engine import tokens_input
+
+        request_id = f"score-{uuid.uuid4().hex}"
+        self._in_flight[request_id] = adapter_id
+        try:
+            outputs = self._llm.generate(
+                tokens_input(ids + continuation), sampling.scoring(), request_id, lora_request=lora
+            )
+            async for output in outputs:
+                scored = output.prompt_logprobs
+        finally:
+            await self._ended(request_id)
+        return tuple(scored[len(ids) + i][token].logprob for i, token in enumerate(continuation))
+
     async def load(self, adapter: AdapterVersion) -> None:
         self._check()
         if not self._options.enable_lora:
@@ -233,6 +264,12 @@ class VLLMInferenceEngine:
             )
         await self._llm.pin_lora(self._lora_ids[adapter_id])
         self._pinned.add(adapter_id)
+
+    async def unpin(self, adapter_id: str) -> None:
+        raise NotImplementedError
+
+    async def residency(self) -> Mapping[str, Residency]:
+        raise NotImplementedError
 
     async def list(self) -> list[AdapterVersion]:
         self._check()
