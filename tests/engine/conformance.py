@@ -1,7 +1,8 @@
 """What every engine must do. A test module derives from `EngineConformance` and provides the fixtures.
 
-engine     started, with `adapters` loaded; context of at most 256 tokens, at least 8 sequences at once
-adapters   at least two AdapterVersions whose answers differ from each other's and from the base's
+engine     started, with two slots and `adapters` loaded; context of at most 256 tokens, at least 8 sequences
+           at once
+adapters   at least three AdapterVersions whose answers differ from each other's and from the base's
 spare      an AdapterVersion that is not loaded; every test leaves it so
 too_large  an AdapterVersion of a rank that the engine does not take
 unstarted  an engine that has not been started
@@ -25,6 +26,7 @@ from adaptive_lora.errors import (
     PromptTooLong,
     RankTooLarge,
     UnknownAdapter,
+    Unsupported,
 )
 from adaptive_lora.types import ChatMessage, GenerateRequest, SamplingConfig
 
@@ -161,6 +163,8 @@ class EngineConformance:
                 await engine.unload(adapter_id)
             with pytest.raises(UnknownAdapter):
                 await engine.pin(adapter_id)
+            with pytest.raises(UnknownAdapter):
+                await engine.unpin(adapter_id)
 
     async def test_a_prompt_without_room_for_an_answer(self, engine):
         with pytest.raises(PromptTooLong, match=str(engine.max_model_len)):
@@ -269,6 +273,84 @@ class EngineConformance:
         assert await complete(engine, adapter_id=spare.id) == before
         await engine.unload(spare.id)
 
+    async def test_residency_follows_use(self, engine, adapters, spare):
+        for adapter in (*adapters, *adapters):
+            await complete(engine, adapter_id=adapter.id)
+            residency = await engine.residency()
+            assert residency.keys() == engine.adapters.keys()
+            assert residency[adapter.id] == "slot"
+            assert [*residency.values()].count("slot") <= 2
+        assert sorted(residency.values())[-2:] == ["slot", "slot"]
+        assert residency[adapters[0].id] == "host"
+        await engine.load(spare)
+        assert spare.id in await engine.residency()
+        await engine.unload(spare.id)
+        assert spare.id not in await engine.residency()
+
+    async def test_a_pinned_adapter_keeps_its_slot_whatever_runs(self, engine, adapters):
+        pinned, *others = (a.id for a in adapters)
+        want = await engine.generate_batch([PROMPT] * 3, SHORT, [pinned, *others])
+        await engine.pin(pinned)
+        await engine.pin(pinned)
+        try:
+            for adapter_id in (*others, None, *others):
+                await complete(engine, adapter_id=adapter_id)
+                assert (await engine.residency())[pinned] == "slot"
+            ids = [*others, pinned, None, *others]
+            await engine.generate_batch([PROMPT] * len(ids), SHORT, ids)
+            assert await engine.generate_batch([PROMPT] * 3, SHORT, [pinned, *others]) == want
+        finally:
+            await engine.unpin(pinned)
+        await engine.unpin(pinned)
+        for adapter_id in others:
+            await complete(engine, adapter_id=adapter_id)
+        assert (await engine.residency())[pinned] != "slot"
+
+    async def test_pinning_while_requests_for_every_adapter_run(self, engine, adapters):
+        ids = [a.id for a in adapters] * 2
+        running = asyncio.create_task(engine.generate_batch([PROMPT] * len(ids), LONG, ids))
+        await asyncio.sleep(0)
+        try:
+            await engine.pin(adapters[0].id)
+            completions = await running
+            assert [c.text for c in completions[:3]] == [c.text for c in completions[3:]]
+            assert (await engine.residency())[adapters[0].id] == "slot"
+        finally:
+            await engine.unpin(adapters[0].id)
+
+    async def test_pinning_leaves_a_slot_for_the_others(self, engine, adapters):
+        await engine.pin(adapters[0].id)
+        try:
+            with pytest.raises(Unsupported, match="1 of 2 slots are pinned"):
+                await engine.pin(adapters[1].id)
+            assert (await complete(engine, adapter_id=adapters[1].id)).text
+        finally:
+            await engine.unpin(adapters[0].id)
+
+    async def test_unload_ends_a_pin(self, engine, adapters, spare):
+        await engine.load(spare)
+        await engine.pin(spare.id)
+        await engine.unload(spare.id)
+        await engine.pin(adapters[0].id)
+        await engine.unpin(adapters[0].id)
+
+    async def test_what_waits_for_a_pinned_slot_can_be_aborted(self, engine, adapters):
+        """With one of two slots pinned the third adapter waits for the second."""
+        await engine.pin(adapters[0].id)
+        try:
+            first = engine.generate(request(sampling=LONG, adapter_id=adapters[1].id))
+            await anext(first)
+            waiting = request(sampling=LONG, adapter_id=adapters[2].id)
+            task = asyncio.create_task(collect(engine.generate(waiting)))
+            while (await engine.stats()).waiting != 1:  # noqa: ASYNC110 - the test's time limit is the only one
+                await asyncio.sleep(0.01)
+            await engine.abort(waiting.request_id)
+            assert [c.finish_reason for c in await task] == ["abort"]
+            await first.aclose()
+        finally:
+            await engine.unpin(adapters[0].id)
+        await idle(engine)
+
     async def test_unload_lets_running_requests_finish(self, engine, spare):
         await engine.load(spare)
         want = await complete(engine, sampling=LONG, adapter_id=spare.id)
@@ -306,6 +388,8 @@ class EngineConformance:
             unstarted.load(adapters[0]),
             unstarted.unload(adapters[0].id),
             unstarted.pin(adapters[0].id),
+            unstarted.unpin(adapters[0].id),
+            unstarted.residency(),
             unstarted.list(),
             unstarted.abort("x"),
             unstarted.stats(),

@@ -24,7 +24,7 @@ def adapter(name: str, rank: int = 8) -> AdapterVersion:
 
 @pytest.fixture
 def adapters():
-    return [adapter("code"), adapter("reasoning")]
+    return [adapter("code"), adapter("reasoning"), adapter("writing")]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def unstarted():
 
 @pytest.fixture
 async def engine(adapters):
-    engine = FakeEngine(max_model_len=256, delay_s=0.001)
+    engine = FakeEngine(max_model_len=256, max_loras=2, delay_s=0.001)
     await engine.start()
     for one in adapters:
         await engine.load(one)

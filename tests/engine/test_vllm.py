@@ -28,7 +28,7 @@ from adaptive_lora.errors import (
 from adaptive_lora.settings import AdaptersSettings, InferenceSettings, ModelSettings
 from adaptive_lora.types import ChatMessage
 
-from .conformance import LONG, SHORT, EngineConformance, complete, request
+from .conformance import LONG, EngineConformance, complete, request
 from .conftest import adapter_version
 
 pytestmark = pytest.mark.vllm
@@ -103,23 +103,6 @@ class TestVLLMInferenceEngine(EngineConformance):
         with pytest.raises(Unsupported, match="no chat template"):
             await complete(engine, (*one, *one))
 
-    async def test_pinning_needs_a_slot_for_everybody(self, engine, adapters):
-        with pytest.raises(Unsupported, match="3 adapters share 2 slots"):
-            await engine.pin(adapters[0].id)
-
-    async def test_a_pinned_adapter(self, engine, adapters, spare):
-        await engine.unload(adapters[2].id)
-        try:
-            await engine.pin(adapters[0].id)
-            with pytest.raises(Unsupported, match="pinned"):
-                await engine.load(spare)
-            ids = [adapters[0].id, adapters[1].id, None]
-            assert len(await engine.generate_batch(["x"] * 3, SHORT, ids)) == 3
-        finally:
-            await engine.unload(adapters[0].id)
-            await engine.load(adapters[0])
-            await engine.load(adapters[2])
-
     async def test_files_that_the_engine_refuses(self, engine, tmp_path):
         (tmp_path / "adapter_config.json").write_text("{}")
         broken = adapter_version(tmp_path)
@@ -163,7 +146,8 @@ class TestVLLMInferenceEngine(EngineConformance):
             complete(engine),
             engine.list(),
             engine.stats(),
-            engine.load(next(iter(engine.adapters))),
+            engine.load(next(iter(engine.adapters.values()))),
+            engine.residency(),
         ):
             with pytest.raises(EngineDead):
                 await call

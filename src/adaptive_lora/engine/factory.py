@@ -14,6 +14,7 @@ def build_engine(model: ModelSettings, adapters: AdaptersSettings, inference: In
             model.base_model,
             max_model_len=model.max_model_len or 4096,
             max_num_seqs=inference.max_batch_size,
+            max_loras=adapters.max_loras,
             max_lora_rank=adapters.max_lora_rank,
         )
     from adaptive_lora.engine.vllm import VLLMInferenceEngine

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import MappingProxyType
 
 from adaptive_lora.engine import collect, fake_text
+from adaptive_lora.engine.in_flight import InFlight
 from adaptive_lora.errors import (
     EngineDead,
     EngineNotReady,
@@ -34,6 +34,7 @@ from adaptive_lora.types import (
 class FakeEngine:
     """Answers with words that depend on prompt, adapter, choice and (if sampled) seed alone.
 
+    Like vLLM it runs no more than `max_loras` adapters at once, and evicts the least recently used one.
     `delay_s` is the time per token, `start_delay_s` that of `start`; `die()` plays the death of the process.
     """
 
@@ -43,6 +44,7 @@ class FakeEngine:
         *,
         max_model_len: int = 4096,
         max_num_seqs: int = 32,
+        max_loras: int = 8,
         max_lora_rank: int = 64,
         delay_s: float = 0.0,
         start_delay_s: float = 0.0,
@@ -52,11 +54,12 @@ class FakeEngine:
         self._max_lora_rank = max_lora_rank
         self._delay_s = delay_s
         self._start_delay_s = start_delay_s
-        self._slots = asyncio.Semaphore(max_num_seqs)
+        self._max_loras = max_loras
+        self._places = asyncio.Semaphore(max_num_seqs)
         self._state = "new"
         self._adapters: dict[str, AdapterVersion] = {}
-        self._pinned: set[str] = set()
-        self._aborted: dict[str, asyncio.Event] = {}
+        self._slots: dict[str, None] = {}  # adapter ids, least recently used first
+        self._in_flight = InFlight(max_loras, queues_itself=False)
         self._running = 0
 
     @property
@@ -69,8 +72,7 @@ class FakeEngine:
 
     async def stop(self) -> None:
         self._state = "stopped"
-        for event in self._aborted.values():
-            event.set()
+        await self._in_flight.abort_all()
         self._adapters.clear()
 
     def die(self) -> None:
@@ -86,7 +88,7 @@ class FakeEngine:
             self._known(request.adapter_id)
         sampling = request.sampling
         _validate(sampling)
-        if request.request_id in self._aborted:
+        if request.request_id in self._in_flight:
             raise InvalidRequest("a request with this id is running; ids must be unique")
         prompt = fake_text.render(request.prompt)
         n_prompt_tokens = len(fake_text.tokenize(prompt))
@@ -96,24 +98,30 @@ class FakeEngine:
                 f"the prompt has {n_prompt_tokens} tokens; the model's context is {self.max_model_len}"
             )
         choices = [self._choice(request, prompt, i, room, n_prompt_tokens) for i in range(sampling.n)]
-        with self._abortable(request.request_id) as aborted:
-            async with self._slots:
+        request_id = request.request_id
+        self._in_flight.add(request_id, request.adapter_id)
+        try:
+            await self._in_flight.enter(request_id)
+            self._use(request.adapter_id)
+            async with self._places:
                 self._running += 1
                 try:
-                    async for chunk in self._interleave(choices, aborted, n_prompt_tokens):
+                    async for chunk in self._interleave(request_id, choices, n_prompt_tokens):
                         yield chunk
                 finally:
                     self._running -= 1
+        finally:
+            await self._in_flight.remove(request_id)
 
     async def _interleave(
-        self, choices: list[list[TokenChunk]], aborted: asyncio.Event, n_prompt_tokens: int
+        self, request_id: str, choices: list[list[TokenChunk]], n_prompt_tokens: int
     ) -> AsyncIterator[TokenChunk]:
         unfinished = set(range(len(choices)))
         for step in itertools.zip_longest(*choices):
             await asyncio.sleep(self._delay_s)
             if self._state == "dead":
                 raise EngineDead("the engine's process is gone")
-            if aborted.is_set():
+            if self._in_flight.is_aborted(request_id):
                 for i in sorted(unfinished):
                     yield TokenChunk(i, "", 0, n_prompt_tokens, finish_reason="abort")
                 return
@@ -177,7 +185,9 @@ class FakeEngine:
             raise InvalidRequest("the answer is empty")
         text = fake_text.render(prompt)
         if len(fake_text.tokenize(text)) + len(tokens) > self.max_model_len:
-            raise PromptTooLong(f"prompt and answer are longer than the model's context, {self.max_model_len}")
+            raise PromptTooLong(
+                f"prompt and answer are longer than the model's context, {self.max_model_len}"
+            )
         handicap = 2.0 if adapter_id is None else 0.0
         return tuple(
             fake_text.logprob(text, adapter_id or "", i, token) - handicap for i, token in enumerate(tokens)
@@ -190,26 +200,45 @@ class FakeEngine:
                 f"{adapter.id} has rank {adapter.rank}; the engine takes at most {self._max_lora_rank}"
             )
         self._adapters[adapter.id] = adapter
+        self._use(adapter.id)
 
     async def unload(self, adapter_id: str) -> None:
         self._check()
         self._known(adapter_id)
         del self._adapters[adapter_id]
-        self._pinned.discard(adapter_id)
+        await self._in_flight.drained(adapter_id)
+        if adapter_id not in self._adapters:
+            await self._in_flight.unpin(adapter_id)
+            self._slots.pop(adapter_id, None)
 
     async def pin(self, adapter_id: str) -> None:
         self._check()
         self._known(adapter_id)
-        self._pinned.add(adapter_id)
+        await self._in_flight.pin(adapter_id)
+        self._use(adapter_id)
 
     async def unpin(self, adapter_id: str) -> None:
         self._check()
         self._known(adapter_id)
-        self._pinned.discard(adapter_id)
+        await self._in_flight.unpin(adapter_id)
 
     async def residency(self) -> Mapping[str, Residency]:
         self._check()
-        return dict.fromkeys(self._adapters, "slot")
+        return {adapter_id: "slot" if adapter_id in self._slots else "host" for adapter_id in self._adapters}
+
+    def _use(self, adapter_id: str | None) -> None:
+        """Take a slot, from the least recently used adapter if there is none; none if all of them run."""
+        if adapter_id is None:
+            return
+        if adapter_id in self._slots:
+            del self._slots[adapter_id]  # to the end
+        elif len(self._slots) >= self._max_loras:
+            busy = self._in_flight.running | self._in_flight.pinned
+            oldest = next((a for a in self._slots if a not in busy), None)
+            if oldest is None:
+                return
+            del self._slots[oldest]
+        self._slots[adapter_id] = None
 
     async def list(self) -> list[AdapterVersion]:
         self._check()
@@ -217,14 +246,13 @@ class FakeEngine:
 
     async def abort(self, request_id: str) -> None:
         self._check()
-        if request_id in self._aborted:
-            self._aborted[request_id].set()
+        await self._in_flight.abort(request_id)
 
     async def stats(self) -> EngineStats:
         self._check()
         return EngineStats(
             running=self._running,
-            waiting=len(self._aborted) - self._running,
+            waiting=len(self._in_flight) - self._running,
             kv_cache_usage=None,
             gpu_memory_usage=None,
             loaded_adapters=len(self._adapters),
@@ -243,14 +271,6 @@ class FakeEngine:
     def _known(self, adapter_id: str) -> None:
         if adapter_id not in self._adapters:
             raise UnknownAdapter(f"no adapter {adapter_id!r} is loaded")
-
-    @contextmanager
-    def _abortable(self, request_id: str) -> Iterator[asyncio.Event]:
-        event = self._aborted[request_id] = asyncio.Event()
-        try:
-            yield event
-        finally:
-            del self._aborted[request_id]
 
 
 def _validate(sampling: SamplingConfig) -> None:

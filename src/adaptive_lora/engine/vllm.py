@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from adaptive_lora.engine import collect, lifeline, sampling
+from adaptive_lora.engine.in_flight import InFlight
 from adaptive_lora.engine.prompts import PromptEncoder
 from adaptive_lora.engine.threads import in_daemon_thread
 from adaptive_lora.engine.vllm_args import VLLMOptions, engine_arguments, prepare_environment
@@ -69,10 +70,8 @@ class VLLMInferenceEngine:
         self._snapshot = SchedulerSnapshot()
         self._adapters: dict[str, AdapterVersion] = {}
         self._lora_ids: dict[str, int] = {}  # never shrinks: an id stands for the same weights for ever
-        self._pinned: set[str] = set()
-        self._in_flight: dict[str, str | None] = {}  # request id -> adapter id
-        self._in_flight_changed = asyncio.Condition()
-        self._aborted: set[str] = set()
+        self._in_flight = InFlight(self._options.max_loras)
+        self._pinning = asyncio.Lock()
 
     @property
     def adapters(self) -> Mapping[str, AdapterVersion]:
@@ -103,8 +102,7 @@ class VLLMInferenceEngine:
         if self._state != "stopped" and self._llm is not None:
             self._state = "stopped"
             if not self._llm.errored:
-                self._aborted.update(self._in_flight)
-                await self._llm.abort(list(self._in_flight))
+                await self._llm.abort(await self._in_flight.abort_all())
                 await asyncio.sleep(0)  # lets the streams end before their source goes
             llm, self._llm = self._llm, None
             if llm.output_handler is not None:
@@ -123,7 +121,7 @@ class VLLMInferenceEngine:
         lora = self._lora_request(adapter_id) if adapter_id is not None else None
         if request_id in self._in_flight:
             raise InvalidRequest("a request with this id is running; ids must be unique")
-        self._in_flight[request_id] = adapter_id
+        self._in_flight.add(request_id, adapter_id)
         try:
             ids = await self._encoder.encode(request.prompt)
             room = self.max_model_len - len(ids)
@@ -132,16 +130,16 @@ class VLLMInferenceEngine:
                     f"the prompt has {len(ids)} tokens; the model's context is {self.max_model_len}, "
                     "and at least one must be left for the answer"
                 )
-            async for chunk in self._stream(request, ids, sampling.to_vllm(request.sampling, room), lora):
+            parameters = sampling.to_vllm(request.sampling, room)
+            await self._in_flight.enter(request_id)
+            if self._in_flight.is_aborted(request_id):  # it never reached vLLM
+                for index in range(request.sampling.n):
+                    yield TokenChunk(index, "", 0, len(ids), finish_reason="abort")
+                return
+            async for chunk in self._stream(request, ids, parameters, lora):
                 yield chunk
         finally:
-            await self._ended(request_id)
-
-    async def _ended(self, request_id: str) -> None:
-        del self._in_flight[request_id]
-        self._aborted.discard(request_id)
-        async with self._in_flight_changed:
-            self._in_flight_changed.notify_all()
+            await self._in_flight.remove(request_id)
 
     async def _stream(
         self, request: GenerateRequest, ids: list[int], parameters: Any, lora: LoRARequest | None
@@ -171,7 +169,7 @@ class VLLMInferenceEngine:
                             finish_reason=reason,
                         )
         except EngineDeadError as error:
-            raise EngineDead("the engine's process is gone; restart the server") from error
+            raise _dead() from error
         except (VLLMClientError, ValueError) as error:
             raise sampling.invalid(error) from error
         except AdaptiveLoraError:
@@ -179,7 +177,7 @@ class VLLMInferenceEngine:
         except Exception as error:
             logger.exception("request %s failed in the engine", request.request_id)
             raise EngineError("the engine failed on this request; see the server's log") from error
-        if unfinished and request.request_id not in self._aborted:
+        if unfinished and not self._in_flight.is_aborted(request.request_id):
             raise EngineError("the engine ended a stream without finishing it; see the server's log")
         for index in sorted(unfinished):
             yield TokenChunk(index, "", 0, len(ids), finish_reason="abort")
@@ -206,17 +204,25 @@ class VLLMInferenceEngine:
                 f"{self.max_model_len}"
             )
         from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         request_id = f"score-{uuid.uuid4().hex}"
-        self._in_flight[request_id] = adapter_id
+        self._in_flight.add(request_id, adapter_id)
         try:
+            await self._in_flight.enter(request_id)
+            self._check()
             outputs = self._llm.generate(
                 tokens_input(ids + continuation), sampling.scoring(), request_id, lora_request=lora
             )
+            scored = None
             async for output in outputs:
                 scored = output.prompt_logprobs
+        except EngineDeadError as error:
+            raise _dead() from error
         finally:
-            await self._ended(request_id)
+            await self._in_flight.remove(request_id)
+        if scored is None:
+            raise EngineNotReady("the engine stopped while it read the answer")
         return tuple(scored[len(ids) + i][token].logprob for i, token in enumerate(continuation))
 
     async def load(self, adapter: AdapterVersion) -> None:
@@ -230,8 +236,6 @@ class VLLMInferenceEngine:
                 f"{adapter.id} has rank {adapter.rank}; adapters.max_lora_rank allows "
                 f"{self._options.max_lora_rank}"
             )
-        if self._pinned and len(self._adapters) >= self._options.max_loras:
-            raise Unsupported("while an adapter is pinned, no more than adapters.max_loras can be loaded")
         lora_id = self._lora_ids.setdefault(adapter.id, len(self._lora_ids) + 1)
         try:
             loaded = await self._llm.add_lora(_lora_request(adapter, lora_id))
@@ -247,29 +251,52 @@ class VLLMInferenceEngine:
         self._check()
         self._known(adapter_id)
         del self._adapters[adapter_id]
-        self._pinned.discard(adapter_id)
-        async with self._in_flight_changed:
-            await self._in_flight_changed.wait_for(lambda: adapter_id not in self._in_flight.values())
-        if adapter_id not in self._adapters and self._state == "ready":  # else loaded again meanwhile
-            await self._llm.remove_lora(self._lora_ids[adapter_id])
+        await self._in_flight.drained(adapter_id)
+        async with self._pinning:
+            if self._state != "ready":
+                return
+            await self._unpin(adapter_id)
+            if adapter_id not in self._adapters:  # else loaded again meanwhile
+                await self._ask(self._llm.remove_lora(self._lora_ids[adapter_id]))
 
     async def pin(self, adapter_id: str) -> None:
         self._check()
         self._known(adapter_id)
-        if len(self._adapters) > self._options.max_loras:
-            # vLLM would pin the slot, evict a running request's adapter for want of another, and die.
-            raise Unsupported(
-                f"{len(self._adapters)} adapters share {self._options.max_loras} slots; "
-                "raise adapters.max_loras to pin one"
-            )
-        await self._llm.pin_lora(self._lora_ids[adapter_id])
-        self._pinned.add(adapter_id)
+        async with self._pinning:
+            if adapter_id in self._in_flight.pinned:
+                return
+            await self._in_flight.pin(adapter_id)
+            try:
+                self._check()
+                lora = self._lora_request(adapter_id)  # UnknownAdapter if it was unloaded meanwhile
+                await self._ask(self._llm.add_lora(lora))  # it may be on disk alone
+                await self._ask(self._llm.pin_lora(lora.lora_int_id))
+            except BaseException:
+                await self._in_flight.unpin(adapter_id)
+                raise
 
     async def unpin(self, adapter_id: str) -> None:
-        raise NotImplementedError
+        self._check()
+        self._known(adapter_id)
+        async with self._pinning:
+            self._check()
+            await self._unpin(adapter_id)
+
+    async def _unpin(self, adapter_id: str) -> None:
+        if adapter_id in self._in_flight.pinned:
+            await self._ask(self._llm.collective_rpc("unpin_lora", args=(self._lora_ids[adapter_id],)))
+            await self._in_flight.unpin(adapter_id)
 
     async def residency(self) -> Mapping[str, Residency]:
-        raise NotImplementedError
+        self._check()
+        if not self._adapters:
+            return {}
+        in_slots, in_host_memory = map(set, (await self._ask(self._llm.collective_rpc("lora_slots")))[0])
+        return {
+            adapter_id: "slot" if i in in_slots else "host" if i in in_host_memory else "disk"
+            for adapter_id in self._adapters
+            for i in [self._lora_ids[adapter_id]]
+        }
 
     async def list(self) -> list[AdapterVersion]:
         self._check()
@@ -278,7 +305,7 @@ class VLLMInferenceEngine:
     async def abort(self, request_id: str) -> None:
         self._check()
         if request_id in self._in_flight:
-            self._aborted.add(request_id)
+            await self._in_flight.abort(request_id)
             await self._llm.abort(request_id)
 
     async def stats(self) -> EngineStats:
@@ -297,11 +324,19 @@ class VLLMInferenceEngine:
         self._check()
         return len(await self._encoder.encode(prompt))
 
+    async def _ask(self, answer: Awaitable[Any]) -> Any:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return await answer
+        except EngineDeadError as error:
+            raise _dead() from error
+
     def _check(self) -> None:
         if self._state != "ready":
             raise EngineNotReady("the engine is not running; retry when /ready answers 200")
         if self._llm.errored:
-            raise EngineDead("the engine's process is gone; restart the server")
+            raise _dead()
 
     def _known(self, adapter_id: str) -> AdapterVersion:
         if adapter_id not in self._adapters:
@@ -316,6 +351,10 @@ def _lora_request(adapter: AdapterVersion, lora_id: int) -> LoRARequest:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora_name=adapter.id, lora_int_id=lora_id, lora_path=str(adapter.path))
+
+
+def _dead() -> EngineDead:
+    return EngineDead("the engine's process is gone; restart the server")
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaptive_lora.engine import cpu_resources
+from adaptive_lora.engine.lora_slots import WORKER_EXTENSION
 from adaptive_lora.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
             "max_loras": options.max_loras,
             "max_cpu_loras": options.max_cpu_loras,
             "max_lora_rank": options.max_lora_rank,
+            "worker_extension_cls": WORKER_EXTENSION,
         }
     if current_platform.is_cpu():
         arguments |= _for_cpu(options)
