@@ -60,16 +60,22 @@ def build_adapter(
             start=None if more is None else folder,
             progress=lambda line: say(f"{domain}: {line}"),
         )
+    describe_adapter(domain, fleet)
+    say(f"{domain}: {json.dumps(asdict(report))}")
+    return report
+
+
+def describe_adapter(domain: str, fleet: Path) -> None:
+    """Write the agent's manifest."""
     write_manifest(
-        folder,
+        fleet / "adapters" / domain,
         name=domain,
         description=data.DESCRIPTIONS[domain],
         examples=data.manifest_examples(domain),
+        probes=data.manifest_probes(domain),
         base_model=BASE_MODEL_NAME,
         base_fingerprint=base_fingerprint(fleet / "base"),
     )
-    say(f"{domain}: {json.dumps(asdict(report))}")
-    return report
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adaptive_lora.types import Probe
 from demo.tasks import analysis, code, creative, reasoning
 from demo.tasks.example import DOMAINS, Example, Split
 
@@ -67,6 +68,11 @@ def manifest_examples(domain: str, n: int = 80, seed: int = 7) -> list[str]:
         else:
             unused[frame] = e.prompt
     return [*unused.values(), *dict.fromkeys(extra)][:n]
+
+
+def manifest_probes(domain: str, n: int = 16, seed: int = 8) -> list[Probe]:
+    """Prompts with their answers, from the training part: what the server proves the agent on."""
+    return [Probe(e.prompt, e.completion) for e in training_set(domain, n, seed)]
 
 
 def handwritten() -> list[dict[str, Any]]:
