@@ -14,7 +14,13 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 _TEXT_SUFFIXES = (".json", ".md", ".txt")
 _TEXT_NAMES = ("LICENSE", "NOTICE")
+ALLOWED = f"{WEIGHTS_NAME}, .json, .md and .txt files, LICENSE and NOTICE"
 _CHUNK_BYTES = 1 << 20
+
+
+def is_allowed(name: str) -> bool:
+    """Whether an adapter folder may hold a file of this name."""
+    return name == WEIGHTS_NAME or Path(name).suffix.lower() in _TEXT_SUFFIXES or name in _TEXT_NAMES
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -35,8 +41,7 @@ def list_files(folder: Path) -> list[Path]:
             raise UnsafeLink(f"{where} is a symbolic link: replace it by the file itself")
         if not entry.is_file(follow_symlinks=False):
             raise UnsafeFile(f"{where} is not a regular file: an adapter folder is flat; remove it")
-        suffix = Path(entry.name).suffix.lower()
-        if entry.name != WEIGHTS_NAME and suffix not in _TEXT_SUFFIXES and entry.name not in _TEXT_NAMES:
+        if not is_allowed(entry.name):
             raise UnsafeFile(
                 f"{where} may not be in an adapter folder: weights are accepted as {WEIGHTS_NAME} only, "
                 "never as .bin, .pt, .pth, .pkl or .ckpt, which can run code when loaded; convert them with "

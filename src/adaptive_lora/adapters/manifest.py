@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from adaptive_lora.adapters.base import base_fingerprint
+from adaptive_lora.adapters.durable import write_whole
 from adaptive_lora.adapters.files import list_files, open_regular, sha256_of
 from adaptive_lora.errors import ManifestInvalid, UnsafeFile, UnsafeName
 from adaptive_lora.types import Probe
@@ -28,9 +28,10 @@ __all__ = ["MANIFEST_NAME", "Manifest", "base_fingerprint", "read_manifest", "wr
 MANIFEST_NAME = "manifest.json"
 UNLISTED = (MANIFEST_NAME, "README.md")
 """Files that the manifest does not hash: itself, and prose that no program reads."""
-RESERVED_NAMES = ("auto", "base", "composition")
-"""Words of the model-name grammar that are not agents, and the name under which weighted sums of agents are
-served."""
+COMPOSITION = "composition"
+"""The name under which weighted sums of agents are kept and served."""
+RESERVED_NAMES = ("auto", "base", COMPOSITION)
+"""Names that no agent may have: words of the model-name grammar, and what compositions are called."""
 
 MAX_MANIFEST_BYTES = 8_000_000
 MAX_EXAMPLES = 2_000
@@ -39,10 +40,11 @@ MAX_PROBES = 64
 MAX_FILES = 64
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """The name, if it is one that an adapter may have. Raises UnsafeName."""
     if not _NAME.fullmatch(name):
         raise UnsafeName(
             f"the adapter name {name[:80]!r} is not allowed: use 1 to 63 characters of a-z, 0-9, '_' and "
@@ -54,7 +56,7 @@ def _check_name(name: str) -> str:
 
 
 def _check_file_name(name: str) -> str:
-    if not _FILE_NAME.fullmatch(name):
+    if not FILE_NAME.fullmatch(name):
         raise UnsafeName(
             f"the manifest lists a file named {name[:80]!r}: only plain file names inside the adapter's own "
             "folder are allowed (letters, digits, '.', '_', '-'; no '/' and no '..')"
@@ -90,7 +92,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     schema_version: Literal[1]
-    name: Annotated[str, AfterValidator(_check_name)]
+    name: Annotated[str, AfterValidator(check_name)]
     description: Annotated[Text, StringConstraints(max_length=2_000)]
     base_model: Annotated[Text, StringConstraints(max_length=512)]
     base_fingerprint: Sha256 | None = None
@@ -183,7 +185,7 @@ def write_manifest(
     except ValidationError as error:
         raise ManifestInvalid(f"{folder.name}/{MANIFEST_NAME}: {_first(error)}") from None
     text = json.dumps(manifest.model_dump(exclude_defaults=True), indent=2, ensure_ascii=False) + "\n"
-    _write_atomically(folder / MANIFEST_NAME, text.encode())
+    write_whole(folder / MANIFEST_NAME, text.encode())
     return manifest
 
 
@@ -192,23 +194,3 @@ def _first(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part)[:80] for part in problem["loc"]) or "the document"
     return f"{where}: {problem['msg']}"
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Temp file, fsync, rename, fsync of the folder: a reader or a crash sees the old file or the new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".manifest-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
