@@ -15,7 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+)
 
 from adaptive_lora.adapters.base import base_fingerprint
 from adaptive_lora.adapters.durable import write_whole
@@ -55,6 +63,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def _check_name_of(name: str, info: ValidationInfo) -> str:
+    is_composition = name == COMPOSITION and info.context == COMPOSITION
+    return name if is_composition else check_name(name)
+
+
 def _check_file_name(name: str) -> str:
     if not FILE_NAME.fullmatch(name):
         raise UnsafeName(
@@ -92,7 +105,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     schema_version: Literal[1]
-    name: Annotated[str, AfterValidator(check_name)]
+    name: Annotated[str, AfterValidator(_check_name_of)]
     description: Annotated[Text, StringConstraints(max_length=2_000)]
     base_model: Annotated[Text, StringConstraints(max_length=512)]
     base_fingerprint: Sha256 | None = None
@@ -121,9 +134,10 @@ class Manifest(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, *, composed: bool = False) -> Manifest:
     """Read and validate `folder`/manifest.json. The other files are not looked at: that is `verify_adapter`.
 
+    The name `COMPOSITION` is reserved for what `compose` has written: `composed` allows it.
     Raises ManifestInvalid (missing, not JSON, unknown or missing field, bad value), UnsafeFile or UnsafeLink
     (not a plain readable file), or UnsafeName (a name outside the grammar); the message names folder and
     field.
@@ -138,7 +152,7 @@ def read_manifest(folder: Path) -> Manifest:
     if len(text) > MAX_MANIFEST_BYTES:
         raise ManifestInvalid(f"{folder.name}/{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES:,} bytes")
     try:
-        return Manifest.model_validate(json.loads(text))
+        return Manifest.model_validate(json.loads(text), context=COMPOSITION if composed else None)
     except UnsafeName as error:
         raise UnsafeName(f"{folder.name}/{MANIFEST_NAME}: {error.message}") from None
     except ValidationError as error:
@@ -157,6 +171,7 @@ def write_manifest(
     base_fingerprint: str | None = None,
     probes: Sequence[Probe] = (),
     pinned: bool = False,
+    composed: bool = False,
 ) -> Manifest:
     """Hash every file of `folder` (README.md and the manifest itself apart) and write manifest.json
     atomically.
@@ -181,7 +196,7 @@ def write_manifest(
         "files": {path.name: sha256_of(path) for path in files},
     }
     try:
-        manifest = Manifest.model_validate(content)
+        manifest = Manifest.model_validate(content, context=COMPOSITION if composed else None)
     except ValidationError as error:
         raise ManifestInvalid(f"{folder.name}/{MANIFEST_NAME}: {_first(error)}") from None
     text = json.dumps(manifest.model_dump(exclude_defaults=True), indent=2, ensure_ascii=False) + "\n"

@@ -7,9 +7,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from adaptive_lora.errors import RankTooLarge, UnsupportedAdapter
+
+T = TypeVar("T")
 
 _PLAIN_OPTIONS = frozenset(
     {
@@ -36,14 +38,20 @@ _MODULE_PATH = re.compile(r"[A-Za-z0-9_.]+")
 class PeftConfig:
     rank: int
     rank_pattern: Mapping[str, int]
+    alpha: float
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
 
     def rank_of(self, module: str) -> int:
         """The rank for a module path: the first pattern that is the path or its tail, else the common
         rank."""
-        for key, rank in self.rank_pattern.items():
-            if module == key or module.endswith("." + key):
-                return rank
-        return self.rank
+        return _match(self.rank_pattern, module, self.rank)
+
+    def scaling_of(self, module: str) -> float:
+        """What B @ A is multiplied by: alpha / rank, or alpha / sqrt(rank) for rsLoRA (Kalajdzievski 2023)."""
+        rank = self.rank_of(module)
+        alpha = _match(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def parse_peft_config(text: bytes, *, where: str, max_rank: int) -> PeftConfig:
@@ -90,7 +98,14 @@ def parse_peft_config(text: bytes, *, where: str, max_rank: int) -> PeftConfig:
             f"{where}: rank {largest} exceeds the engine's {max_rank}: raise adapters.max_lora_rank, or "
             "train with a smaller r"
         )
-    return PeftConfig(rank, ranks)
+    return PeftConfig(rank, ranks, config["lora_alpha"], alphas, bool(config.get("use_rslora")))
+
+
+def _match(pattern: Mapping[str, T], module: str, default: T) -> T:
+    for key, value in pattern.items():
+        if module == key or module.endswith("." + key):
+            return value
+    return default
 
 
 def _show(value: Any) -> str:
