@@ -47,14 +47,35 @@ class ModelSettings(Section):
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="share of GPU memory for weights and KV cache"
     )
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one copy of the model is split over")
+    quantization: str | None = Field(
+        None,
+        description="vLLM's name of a method: 'bitsandbytes' makes 4-bit NF4 of the weights while they load, "
+        "'awq', 'gptq', 'fp8', 'compressed-tensors', ... must be the checkpoint's own; default: what the "
+        "checkpoint says",
+    )
+    quantized_from: str | None = Field(
+        None,
+        description="the original of a quantised base model ('demo', a folder, or a Hugging Face id), whose "
+        "adapters are accepted, too; default: what the folder says, if `quantise make` made it",
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that each layer is split over")
+    pipeline_parallel_size: int = Field(
+        1, ge=1, description="groups of GPUs that the layers are divided among"
+    )
+    distributed_executor_backend: Literal["mp", "ray"] | None = Field(
+        None,
+        description="what starts the workers: 'mp' processes on this machine, 'ray' a Ray cluster; default: "
+        "vLLM's choice",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights and activations"
     )
     seed: int = Field(0, ge=0, description="the engine's seed")
     enforce_eager: bool = Field(False, description="no compilation and no CUDA graphs: slower, starts sooner")
     kv_cache_bytes: int | None = Field(
-        None, ge=1 << 20, description="KV cache in bytes; default: measured (CPU), or vLLM's (GPU)"
+        None,
+        ge=1 << 20,
+        description="KV cache in bytes of each worker; default: measured (CPU), or vLLM's (GPU)",
     )
 
 
@@ -76,6 +97,30 @@ class AdaptersSettings(Section):
                 "every adapter in a slot is also kept in host memory"
             )
         return self
+
+
+class StorageSettings(Section):
+    path: Path | None = Field(
+        None,
+        description="folder of this host's state: adapters that were added, the registry; default: "
+        "$XDG_STATE_HOME/adaptive-lora/ and the base model's name",
+    )
+    url: str | None = Field(
+        None,
+        description="object storage that mirrors added adapters for other hosts: s3://, gs://, az:// or "
+        "file:///",
+    )
+    allowed_sources: tuple[str, ...] = Field(
+        (),
+        description="prefixes of addresses that adapters may be fetched from, such as s3://bucket/adapters "
+        "or hf://org; default: uploads alone",
+    )
+    max_archive_bytes: int = Field(
+        2 << 30,
+        ge=1,
+        description="largest upload, and largest adapter that is unpacked or fetched, in bytes",
+    )
+    max_archive_entries: int = Field(64, ge=1, description="most files of an uploaded or fetched adapter")
 
 
 class InferenceSettings(Section):
@@ -137,6 +182,7 @@ class Settings(Section):
     api: ApiSettings = ApiSettings()
     model: ModelSettings = ModelSettings()
     adapters: AdaptersSettings = AdaptersSettings()
+    storage: StorageSettings = StorageSettings()
     inference: InferenceSettings = InferenceSettings()
     router: RouterSettings = RouterSettings()
     rate_limiting: RateLimitingSettings = RateLimitingSettings()

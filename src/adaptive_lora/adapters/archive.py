@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, NoReturn, TypeVar
 
 from adaptive_lora.adapters.durable import disk_errors
-from adaptive_lora.adapters.files import ALLOWED, is_allowed
+from adaptive_lora.adapters.files import ALLOWED, Limits, is_allowed
 from adaptive_lora.adapters.manifest import FILE_NAME
 from adaptive_lora.errors import UnsafeArchive
 
@@ -52,18 +52,17 @@ class _Entry:
     open: Callable[[], IO[bytes] | None]
 
 
-def extract_archive(archive: BinaryIO, folder: Path, *, max_bytes: int, max_entries: int) -> None:
+def extract(archive: BinaryIO, folder: Path, *, limits: Limits) -> None:
     """Extract `archive`, a seekable file at its start, into the empty `folder`.
 
-    `max_bytes` bounds the sum of the extracted files, `max_entries` their number. Raises UnsafeArchive,
-    StorageFull or StorageError, and then leaves `folder` empty.
+    Raises UnsafeArchive, StorageFull or StorageError, and then leaves `folder` empty.
     """
     if any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty")
     written: list[str] = []
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _extract(archive, descriptor, written, folder, max_bytes, max_entries)
+        _extract(archive, descriptor, written, folder, limits)
     except BaseException:
         for name in written:
             os.unlink(name, dir_fd=descriptor)
@@ -72,19 +71,19 @@ def extract_archive(archive: BinaryIO, folder: Path, *, max_bytes: int, max_entr
         os.close(descriptor)
 
 
-def _extract(
-    archive: BinaryIO, folder: int, written: list[str], where: Path, max_bytes: int, max_entries: int
-) -> None:
+def _extract(archive: BinaryIO, folder: int, written: list[str], where: Path, limits: Limits) -> None:
     names = _Names()
-    left = max_bytes
-    for n, entry in enumerate(_read(_entries(archive, max_entries)), start=1):
-        if n > max_entries + 1:  # the leading folder may be an entry of its own
-            raise UnsafeArchive(f"the archive has more than {max_entries} entries: pack one adapter alone")
+    left = limits.max_bytes
+    for n, entry in enumerate(_read(_entries(archive, limits.max_files)), start=1):
+        if n > limits.max_files + 1:  # the leading folder may be an entry of its own
+            raise UnsafeArchive(
+                f"the archive has more than {limits.max_files} entries: pack one adapter alone"
+            )
         name = names.accept(entry)
         if name is None:
             continue
         if not 0 <= entry.size <= left:
-            raise _too_large(max_bytes)
+            raise _too_large(limits.max_bytes)
         with disk_errors(where):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             file = os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb")
@@ -93,7 +92,7 @@ def _extract(
                 for chunk in _read(_chunks(entry)):
                     left -= len(chunk)
                     if left < 0:
-                        raise _too_large(max_bytes)
+                        raise _too_large(limits.max_bytes)
                     file.write(chunk)
     if not written:
         raise UnsafeArchive("the archive holds no files: pack the adapter's folder")

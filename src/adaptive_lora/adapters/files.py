@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,15 @@ _TEXT_SUFFIXES = (".json", ".md", ".txt")
 _TEXT_NAMES = ("LICENSE", "NOTICE")
 ALLOWED = f"{WEIGHTS_NAME}, .json, .md and .txt files, LICENSE and NOTICE"
 _CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much an adapter from outside may hold."""
+
+    max_bytes: int
+    """Of all its files together."""
+    max_files: int
 
 
 def is_allowed(name: str) -> bool:
