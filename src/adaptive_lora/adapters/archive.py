@@ -8,6 +8,7 @@ archive is never used as a path: files are created in the one open folder.
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 import struct
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO, NoReturn, TypeVar
+from typing import IO, BinaryIO, NoReturn, TypeVar, cast
 
 from adaptive_lora.adapters.durable import disk_errors
 from adaptive_lora.adapters.files import ALLOWED, Limits, is_allowed
@@ -36,7 +37,7 @@ _END_RECORD_BYTES = 22
 _MAX_COMMENT_BYTES = 0xFFFF
 
 _UNREADABLE = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error,
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, struct.error,
     EOFError, ValueError, RuntimeError, OverflowError,
 )  # fmt: skip
 """What tarfile and zipfile raise for damaged or hostile input; RuntimeError covers headers nested too
@@ -145,11 +146,14 @@ def _entries(archive: BinaryIO, max_entries: int) -> Iterator[_Entry]:
     archive.seek(0)
     if start in (b"PK\x03\x04", b"PK\x05\x06"):
         return _zip_entries(archive, max_entries)
-    return _tar_entries(archive, "r|gz" if start.startswith(b"\x1f\x8b") else "r|")
+    # Not tarfile's own decompression: its pieces may unpack to a thousand times their size at once.
+    if start.startswith(b"\x1f\x8b"):
+        archive = cast(BinaryIO, gzip.GzipFile(fileobj=archive))
+    return _tar_entries(archive)
 
 
-def _tar_entries(archive: BinaryIO, mode: str) -> Iterator[_Entry]:
-    with tarfile.open(fileobj=archive, mode=mode, tarinfo=_TarEntry) as tar:  # type: ignore[call-overload]
+def _tar_entries(archive: BinaryIO) -> Iterator[_Entry]:
+    with tarfile.open(fileobj=archive, mode="r|", tarinfo=_TarEntry) as tar:
         for member in tar:
             # An old tar's sparse files, links, devices: neither regular nor a folder.
             if (
