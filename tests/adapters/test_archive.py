@@ -63,8 +63,9 @@ def zipped(entries: list[Packed]) -> bytes:
             is_folder = entry.kind == tarfile.DIRTYPE and not entry.name.endswith("/")
             info = zipfile.ZipInfo(entry.name + ("/" if is_folder else ""))
             info.external_attr = (modes.get(entry.kind, stat.S_IFREG) | 0o644) << 16
+            content = entry.target.encode() if entry.kind == tarfile.SYMTYPE else entry.content
             with warnings.catch_warnings(action="ignore"):  # of a name that is there already
-                archive.writestr(info, entry.target.encode() or entry.content, zipfile.ZIP_DEFLATED)
+                archive.writestr(info, content, zipfile.ZIP_DEFLATED)
     return packed.getvalue()
 
 

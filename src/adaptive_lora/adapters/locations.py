@@ -126,6 +126,6 @@ def _without_revision(rest: str) -> tuple[str, str | None]:
     if len(parts) < 2 or "@" not in parts[1]:
         return rest, None
     parts[1], _, revision = parts[1].partition("@")
-    if not _REVISION.fullmatch(revision):
+    if not _REVISION.fullmatch(revision) or revision == "refs":
         raise InvalidRequest("the revision after '@' must be a branch, a tag or a commit without '/'")
     return "/".join(parts), revision
