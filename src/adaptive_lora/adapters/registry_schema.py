@@ -1,0 +1,78 @@
+"""Bringing a registry's tables to this release: Alembic's migrations, run by the program itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection
+
+from adaptive_lora.adapters.registry_database import Database, said
+from adaptive_lora.adapters.registry_tables import SCHEMA_TABLE
+from adaptive_lora.errors import SettingsError
+
+_log = logging.getLogger(__name__)
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+MIGRATION_TIMEOUT_S = 300.0
+"""For a migration, and for waiting until another process has done it."""
+
+_MIGRATION_LOCK: Final = 0x4C6F5241
+"""Of PostgreSQL's advisory locks: the number is ours, "LoRA" in ASCII."""
+_one_in_this_process = threading.Lock()
+"""Alembic keeps in a module what it works on."""
+
+
+def migrate(database: Database) -> None:
+    """Create the tables, or bring them forward. Any number of processes may do so at once: one does it.
+
+    Raises SettingsError if it cannot be done, or if a later release has been here; RegistryUnavailable.
+    """
+    try:
+        with database.transaction() as connection:
+            if _is_current(connection, database):
+                return
+        patient = database.patient(MIGRATION_TIMEOUT_S)
+        try:
+            _run(patient)
+        finally:
+            patient.close()
+    except exc.DBAPIError as error:
+        raise SettingsError(f"the registry's tables cannot be made in {database}: {said(error)}") from error
+
+
+def _run(database: Database) -> None:
+    """All in one transaction: whoever is interrupted leaves the tables as they were."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    with _one_in_this_process, database.transaction(change=True) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        if not _is_current(connection, database):
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            _log.info("the registry's tables are those of this release now: %s", database)
+
+
+def _is_current(connection: Connection, database: Database) -> bool:
+    """Whether the tables are those of this release. Raises SettingsError if they are a later one's."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every context and plug-in
+    script = ScriptDirectory(str(MIGRATIONS))
+    head = script.get_current_head()
+    known = {migration.revision for migration in script.walk_revisions()}
+    context = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE})
+    present = context.get_current_heads()
+    if unknown := set(present) - known:
+        raise SettingsError(
+            f"{database} has been opened by a later release (schema {', '.join(sorted(unknown))}, this "
+            f"release knows up to {head}): run that release, or restore a backup from before"
+        )
+    return present == (head,)

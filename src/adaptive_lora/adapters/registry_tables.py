@@ -1,0 +1,137 @@
+"""The registry's tables. What creates them is in `migrations/`; a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.types import TypeDecorator
+
+SCHEMA_TABLE = "registry_schema"
+"""Alembic's own: which revision of the schema this is. Another program may keep its tables beside ours."""
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment, in UTC both ways. SQLite keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+state = Table(
+    "registry_state",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+"""One row. Whoever changes anything locks it first, so that changes happen one after the other."""
+
+versions = Table(
+    "registry_versions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("rank", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("examples", JSON, nullable=False),
+    Column("probes", JSON, nullable=False),
+    Column("base_model", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("refusal", Text),
+    Column("loaded", Boolean, nullable=False),
+    Column("pinned", Boolean, nullable=False),
+    Column("retired", Boolean, nullable=False),
+    Column("added_at", UtcTime, nullable=False),
+    Column("added_by", Text, nullable=False),
+    CheckConstraint("NOT (retired AND (loaded OR pinned))", name="retired_is_not_loaded"),
+)
+
+reports = Table(
+    "registry_reports",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("content", JSON, nullable=False),
+    ForeignKeyConstraint(
+        ["name", "version"], ["registry_versions.name", "registry_versions.version"], ondelete="CASCADE"
+    ),
+)
+
+aliases = Table(
+    "registry_aliases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("share", Double),
+    ForeignKeyConstraint(["name", "version"], ["registry_versions.name", "registry_versions.version"]),
+    CheckConstraint("share > 0 AND share < 1", name="share"),
+)
+
+compositions = Table(
+    "registry_compositions",
+    metadata,
+    Column("spec", Text, primary_key=True),
+    Column("agents", JSON, nullable=False),
+    Column("approved", Boolean, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("report", JSON, nullable=False),
+)
+
+history = Table(
+    "registry_history",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Text),
+    Column("alias", Text),
+    Column("before", Text),
+    Column("after", Text),
+    Index(None, "name", "id"),
+)
+"""Names no version by foreign key: it outlives them."""
