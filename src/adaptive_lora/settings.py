@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 NOT_ACTIVE: dict[str, Any] = {"active": False}
 """Marks a key that parses and has no effect in this release; loading warns when it is set."""
@@ -123,6 +123,14 @@ class StorageSettings(Section):
     max_archive_entries: int = Field(64, ge=1, description="most files of an uploaded or fetched adapter")
 
 
+class RegistrySettings(Section):
+    database_url: SecretStr | None = Field(
+        None,
+        description="postgresql://user:password@host:5432/database, which several gateways may share; default: "
+        "a SQLite file in the state folder",
+    )
+
+
 class InferenceSettings(Section):
     max_batch_size: int = Field(
         32, ge=1, description="sequences that the engine runs at once (vLLM's max_num_seqs)"
@@ -183,6 +191,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     adapters: AdaptersSettings = AdaptersSettings()
     storage: StorageSettings = StorageSettings()
+    registry: RegistrySettings = RegistrySettings()
     inference: InferenceSettings = InferenceSettings()
     router: RouterSettings = RouterSettings()
     rate_limiting: RateLimitingSettings = RateLimitingSettings()

@@ -1,7 +1,7 @@
 """Read the settings: YAML file, then environment, then flags; say precisely what is wrong with them.
 
 Environment variables are `ADAPTIVE_LORA_` and the key's path joined by `__`: ADAPTIVE_LORA_API__PORT=9000.
-Lists are separated by commas. `BASE_MODEL` is the deployment guide's own name for model.base_model. An empty
+Lists are separated by commas. Some have the deployment guide's own names, too (BARE_NAMES). An empty
 variable counts as not set, `null` unsets what the file sets.
 (`HF_TOKEN` is no setting: huggingface_hub reads it from the environment itself.)
 """
@@ -25,7 +25,7 @@ from adaptive_lora.settings import Section, Settings
 
 PREFIX = "ADAPTIVE_LORA_"
 CONFIG_VARIABLE = "ADAPTIVE_LORA_CONFIG"
-BARE_NAMES = {"BASE_MODEL": "model.base_model"}
+BARE_NAMES = {"BASE_MODEL": "model.base_model", "DATABASE_URL": "registry.database_url"}
 """Variables of the deployment guide that carry no prefix. The prefixed name wins where both are set."""
 
 OTHER_VARIABLES = frozenset(

@@ -263,6 +263,13 @@ def test_what_would_break_the_error_bound_goes_to_the_base() -> None:
     assert route(0.05) == "base"
 
 
+@key("registry.database_url")
+def test_the_registry_is_the_configured_database(tmp_path: Path) -> None:
+    settings = settings_of(registry={"database_url": f"sqlite:///{tmp_path}/own.db"})
+    loading.open_registry(settings).close()
+    assert (tmp_path / "own.db").is_file()
+
+
 @key("router.bundle_path")
 def test_the_current_bundle_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from adaptive_lora.router.bundle import BundleStore

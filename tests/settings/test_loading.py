@@ -116,6 +116,16 @@ def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
     assert load_settings(environ={"ADAPTIVE_LORA_CONFIG": str(path)}).settings.api.port == 1234
 
 
+def test_a_secret_is_never_shown() -> None:
+    settings = load_settings(environ={"DATABASE_URL": "postgresql://gateway:s3cret@db/fleet"}).settings
+    assert settings.registry.database_url is not None
+    assert settings.registry.database_url.get_secret_value().endswith("s3cret@db/fleet")
+    assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    with pytest.raises(SettingsError, match=r"registry\.database_url") as caught:
+        load_settings(environ={}, flags={"registry.database_url": ["s3cret"]})
+    assert "s3cret" not in str(caught.value)
+
+
 def test_the_guides_bare_name_works_and_the_prefixed_one_wins() -> None:
     assert load_settings(environ={"BASE_MODEL": "org/one"}).settings.model.base_model == "org/one"
     environ = {"BASE_MODEL": "org/one", "ADAPTIVE_LORA_MODEL__BASE_MODEL": "org/two"}
@@ -267,6 +277,7 @@ OTHER_VALUES = {
     "storage.max_archive_bytes": "1000",
     "storage.max_archive_entries": "8",
     "inference.max_batch_size": "4",
+    "registry.database_url": "postgresql://gateway:s3cret@db.internal/fleet",
     "inference.enable_streaming": "false",
     "inference.cache_enabled": "true",
     "router.encoder_path": "/somewhere",
