@@ -126,8 +126,8 @@ class StorageSettings(Section):
 class RegistrySettings(Section):
     database_url: SecretStr | None = Field(
         None,
-        description="postgresql://user:password@host:5432/database, which several gateways may share; default: "
-        "a SQLite file in the state folder",
+        description="postgresql://user:password@host:5432/database, which several gateways may share; "
+        "default: a SQLite file in the state folder",
     )
 
 
