@@ -28,14 +28,17 @@ MAX_TEXT_BYTES = 64_000_000
 """Of one file that is not weights: a large tokenizer.json fits."""
 
 
-def verify_adapter(folder: Path, *, base: BaseModelInfo, max_rank: int) -> AdapterVersion:
+def verify_adapter(
+    folder: Path, *, base: BaseModelInfo, max_rank: int, composed: bool = False
+) -> AdapterVersion:
     """Check the adapter in `folder` against `base` and name it by its content.
 
+    `composed` allows the name of a composition, which no adapter from elsewhere may have.
     Raises the subclass of AdapterError that says what is wrong; its message names the file and the remedy.
     What `base` does not know (no fingerprint, no modules) is not checked.
     """
     files = list_files(folder)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, composed=composed)
     scan, texts = _read_files(folder, files, manifest)
     _check_base(folder, manifest, base)
     for name, text in texts.items():
