@@ -83,9 +83,12 @@ def resolve_settings(settings: Settings) -> Settings:
             return settings
     else:
         paths = resolve(model, adapters)
+    resolved = {"base_model": paths.base_model}
+    if model.quantized_from == DEMO:
+        resolved["quantized_from"] = str(folder() / "base")
     return settings.model_copy(
         update={
-            "model": model.model_copy(update={"base_model": paths.base_model}),
+            "model": model.model_copy(update=resolved),
             "adapters": adapters.model_copy(update={"path": paths.adapters}),
         }
     )

@@ -17,7 +17,7 @@ import pytest
 
 from adaptive_lora.engine.factory import build_engine
 from adaptive_lora.engine.fake import FakeEngine
-from adaptive_lora.errors import BundleError, SettingsError
+from adaptive_lora.errors import BundleError, SettingsError, WrongBase
 from adaptive_lora.serving import loading
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.settings import Settings
@@ -143,6 +143,9 @@ ENGINE_KEYS = {
     "model.max_model_len": (128, "max_model_len"),
     "model.gpu_memory_utilization": (0.5, "gpu_memory_utilization"),
     "model.tensor_parallel_size": (2, "tensor_parallel_size"),
+    "model.pipeline_parallel_size": (3, "pipeline_parallel_size"),
+    "model.distributed_executor_backend": ("mp", "distributed_executor_backend"),
+    "model.quantization": ("compressed-tensors", "quantization"),
     "model.dtype": ("float32", "dtype"),
     "model.seed": (7, "seed"),
     "model.enforce_eager": (True, "enforce_eager"),
@@ -157,8 +160,9 @@ ENGINE_KEYS = {
 
 @pytest.mark.vllm
 @key(*ENGINE_KEYS)
-def test_the_engines_keys_become_vllms_arguments(tmp_path: Path) -> None:
+def test_the_engines_keys_become_vllms_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "|".join("0" * 6))
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     from adaptive_lora.engine.random_models import make_model
@@ -174,6 +178,32 @@ def test_the_engines_keys_become_vllms_arguments(tmp_path: Path) -> None:
     assert arguments.model == base
     for value, argument in ENGINE_KEYS.values():
         assert getattr(arguments, argument) == value, argument
+
+
+@key("model.quantized_from")
+def test_a_quantised_base_serves_the_adapters_of_the_named_original(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from adaptive_lora.adapters.base import base_fingerprint
+    from adaptive_lora.adapters.manifest import write_manifest
+    from adaptive_lora.adapters.verify import verify_adapter
+    from adaptive_lora.engine.random_models import make_adapters, make_model
+
+    original, served = make_model(tmp_path / "original"), make_model(tmp_path / "served", seed=1)
+    (adapter,) = make_adapters(tmp_path, 1, 8, base=original)
+    write_manifest(
+        adapter,
+        name="code",
+        description="code",
+        examples=[],
+        base_model="original",
+        base_fingerprint=base_fingerprint(original),
+    )
+    model: dict[str, Any] = {"engine": "vllm", "base_model": str(served)}
+    base = loading.describe_base(settings_of(model=model))
+    with pytest.raises(WrongBase, match=r"model\.quantized_from"):
+        verify_adapter(adapter, base=base, max_rank=8)
+    base = loading.describe_base(settings_of(model=model | {"quantized_from": str(original)}))
+    assert verify_adapter(adapter, base=base, max_rank=8).name == "code"
 
 
 @key("adapters.path")

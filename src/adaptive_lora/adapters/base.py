@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptive_lora.adapters.safetensors_header import Header, MalformedSafetensors, read_header
+from adaptive_lora.adapters.origin import Origin, read_origin
+from adaptive_lora.adapters.safetensors_header import Header, MalformedSafetensors, TensorInfo, read_header
 from adaptive_lora.errors import WrongBase
 
 SAMPLE_BYTES = 16_384
@@ -32,7 +34,10 @@ class BaseModelInfo:
     """As configured: "demo", a Hugging Face id, or a local path."""
     fingerprint: str | None = None
     modules: Mapping[str, Shape | None] | None = None
-    """Linear modules by path ("model.layers.0.mlp.up_proj"); a packed (quantised) layer's shape is None."""
+    """Linear modules by path ("model.layers.0.mlp.up_proj"); None where a packed layer does not say its
+    shape."""
+    original: Origin | None = None
+    """Of a quantised base: the model whose adapters it serves as well as its own."""
 
     def shapes_of(self, module: str) -> tuple[Shape | None, ...]:
         """Shapes that `module` may have; empty if the base has no such module.
@@ -47,24 +52,27 @@ class BaseModelInfo:
         return tuple(shape for path, shape in modules.items() if tail and _from_layers(path) == tail)
 
 
-def describe_base(name: str, folder: Path | None = None) -> BaseModelInfo:
+def describe_base(name: str, folder: Path | None = None, original: Origin | None = None) -> BaseModelInfo:
     """Describe the base `name` whose files are in `folder`; without local files only the name is known.
 
-    Raises WrongBase if the folder is not a model in safetensors format.
+    `original` is what the operator says it was quantised from; else what the folder says. Raises WrongBase if
+    the folder is not a model in safetensors format.
     """
     if folder is None:
-        return BaseModelInfo(name)
+        return BaseModelInfo(name, original=original)
     headers = _read_headers(folder)
     modules: dict[str, Shape | None] = {}
-    for _, header in headers:
+    for path, header in headers:
         for tensor in header.tensors:
-            path, _, leaf = tensor.name.rpartition(".")
+            module, _, leaf = tensor.name.rpartition(".")
             if leaf == "weight" and len(tensor.shape) == 2:
-                packed = tensor.dtype in ("U8", "I8", "I32")
-                modules[path] = None if packed else (tensor.shape[0], tensor.shape[1])
+                packed = tensor.dtype in ("U8", "I32")
+                modules[module] = None if packed else (tensor.shape[0], tensor.shape[1])
             elif leaf in ("qweight", "weight_packed"):
-                modules[path] = None
-    return BaseModelInfo(name, _fingerprint(folder, headers), modules)
+                modules.setdefault(module, None)
+            elif leaf == "weight_shape":
+                modules[module] = _read_shape(path, tensor)
+    return BaseModelInfo(name, _fingerprint(folder, headers), modules, original or read_origin(folder))
 
 
 def base_fingerprint(base_dir: Path) -> str:
@@ -96,6 +104,16 @@ def _read_headers(folder: Path) -> list[tuple[Path, Header]]:
                 f"{path.name} of the base model cannot be read: {error}; fetch it again"
             ) from error
     return headers
+
+
+def _read_shape(path: Path, tensor: TensorInfo) -> Shape | None:
+    """Compressed-tensors writes a packed layer's shape, [out, in], beside it."""
+    if tensor.dtype != "I64" or tensor.shape != (2,):
+        return None
+    with path.open("rb") as file:
+        file.seek(tensor.begin)
+        n_out, n_in = struct.unpack("<2q", file.read(16))
+    return n_out, n_in
 
 
 def _fingerprint(folder: Path, headers: list[tuple[Path, Header]]) -> str:

@@ -126,20 +126,31 @@ def _refuse_code(where: str, text: bytes) -> None:
 
 
 def _check_base(folder: Path, manifest: Manifest, base: BaseModelInfo) -> None:
-    """Fingerprints decide where both are known; else names, a local folder counting by its last part."""
+    """Fingerprints decide where both are known; else names, a local folder counting by its last part. A
+    quantised base serves the adapters of its original, too."""
+    if _is_for(manifest, base.name, base.fingerprint):
+        return
+    original = base.original
+    if original is not None and _is_for(manifest, original.name, original.fingerprint):
+        return
     where = f"{folder.name}/{MANIFEST_NAME}"
+    remedy = "serve it with its own base, or train it again"
+    if original is None:
+        remedy += f"; if {base.name!r} is a quantised copy of it, set model.quantized_from"
     if manifest.base_fingerprint is not None and base.fingerprint is not None:
-        if manifest.base_fingerprint != base.fingerprint:
-            raise WrongBase(
-                f"{where}: trained for another base model (or another state of it) than {base.name!r} "
-                f"(fingerprint {manifest.base_fingerprint[:12]}…, here {base.fingerprint[:12]}…): serve it "
-                "with its own base, or train it again"
-            )
-    elif manifest.base_model != base.name and _last_part(manifest.base_model) != _last_part(base.name):
         raise WrongBase(
-            f"{where}: trained for the base model {manifest.base_model!r}, but {base.name!r} is served: "
-            "serve it with its own base, or train it again"
+            f"{where}: trained for another base model (or another state of it) than {base.name!r} "
+            f"(fingerprint {manifest.base_fingerprint[:12]}…, here {base.fingerprint[:12]}…): {remedy}"
         )
+    raise WrongBase(
+        f"{where}: trained for the base model {manifest.base_model!r}, but {base.name!r} is served: {remedy}"
+    )
+
+
+def _is_for(manifest: Manifest, name: str, fingerprint: str | None) -> bool:
+    if manifest.base_fingerprint is not None and fingerprint is not None:
+        return manifest.base_fingerprint == fingerprint
+    return manifest.base_model == name or _last_part(manifest.base_model) == _last_part(name)
 
 
 def _last_part(name: str) -> str:

@@ -40,13 +40,16 @@ def weights_bytes(model: str) -> int:
     return sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder.is_dir() else 0
 
 
-def kv_bytes_per_token(config: Any, dtype: str) -> int | None:
-    """Keys and values of one token in all layers, from a transformers config; None for unusual
-    architectures."""
+def kv_bytes_per_token(
+    config: Any, dtype: str, tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1
+) -> int | None:
+    """Keys and values of one token in a worker's layers and heads, from a transformers config; None for
+    unusual architectures."""
     try:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        layers = config.num_hidden_layers
+        heads = max(1, heads // tensor_parallel_size)
+        layers = -(-config.num_hidden_layers // pipeline_parallel_size)
     except AttributeError:
         return None
     return int(2 * layers * heads * head_size * (4 if dtype == "float32" else 2))

@@ -32,4 +32,7 @@ def build_engine(model: ModelSettings, adapters: AdaptersSettings, inference: In
         seed=model.seed,
         enforce_eager=model.enforce_eager,
         kv_cache_bytes=model.kv_cache_bytes,
+        quantization=model.quantization,
+        pipeline_parallel_size=model.pipeline_parallel_size,
+        distributed_executor_backend=model.distributed_executor_backend,
     )

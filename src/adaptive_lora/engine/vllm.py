@@ -316,7 +316,7 @@ class VLLMInferenceEngine:
             running=running,
             waiting=in_flight - running,
             kv_cache_usage=self._snapshot.kv_cache_usage if in_flight else 0.0,
-            gpu_memory_usage=gpu_memory_usage(self._options.tensor_parallel_size),
+            gpu_memory_usage=gpu_memory_usage(self._options.n_workers),
             loaded_adapters=len(self._adapters),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from adaptive_lora.engine.lora_slots import WORKER_EXTENSION
 from adaptive_lora.errors import SettingsError
 
 logger = logging.getLogger(__name__)
+
+CORES_ENV = "VLLM_CPU_OMP_THREADS_BIND"
+"""vLLM's variable: the cores of each worker, lists separated by |."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,18 @@ class VLLMOptions:
     kv_cache_bytes: int | None = None
     max_num_batched_tokens: int | None = None
     """Tokens in one step; vLLM's default if None."""
+    quantization: str | None = None
+    pipeline_parallel_size: int = 1
+    distributed_executor_backend: str | None = None
+
+    @property
+    def n_workers(self) -> int:
+        """Processes that share one copy of the model."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+BITSANDBYTES_PLUGIN = "vllm-bnb-plugin==0.0.3"
+"""What the extra `gpu` pins: bitsandbytes left vLLM's core in 0.28."""
 
 
 def prepare_environment() -> None:
@@ -50,9 +66,13 @@ def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
 
     if options.max_cpu_loras < options.max_loras:
         raise SettingsError("adapters.max_cpu_loras must be at least adapters.max_loras")
+    _check_quantization(options.quantization)
     arguments: dict[str, Any] = {
         "model": options.model_name,
+        "quantization": options.quantization,
         "tensor_parallel_size": options.tensor_parallel_size,
+        "pipeline_parallel_size": options.pipeline_parallel_size,
+        "distributed_executor_backend": options.distributed_executor_backend,
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "max_model_len": options.max_model_len,
         "max_num_seqs": options.max_num_seqs,
@@ -82,20 +102,56 @@ def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
     return arguments
 
 
+def _check_quantization(name: str | None) -> None:
+    """Raises SettingsError for a method that vLLM here does not have. Its plugins are registered by then."""
+    if name is None:
+        return
+    if name == "bitsandbytes" and importlib.util.find_spec("vllm_bnb_plugin") is None:
+        raise SettingsError(
+            "model.quantization is 'bitsandbytes', which is a plugin of vLLM's now and is not installed: "
+            f"`make install ENGINE=gpu` does, or pip install --no-deps {BITSANDBYTES_PLUGIN} bitsandbytes"
+        )
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    if name not in QUANTIZATION_METHODS:
+        known = ", ".join(sorted(QUANTIZATION_METHODS))
+        raise SettingsError(f"model.quantization is {name!r}, which vLLM does not know; it knows {known}")
+
+
 def _for_cpu(options: VLLMOptions) -> dict[str, Any]:
-    """Type and KV cache by what this machine has, where the options leave them open."""
+    """Type and KV cache by what this machine has, where the options leave them open. Workers share it."""
     from transformers import AutoConfig
 
+    _check_cores(options.n_workers)
     config = AutoConfig.from_pretrained(options.model_name, trust_remote_code=False).get_text_config()
     available = cpu_resources.available_memory_bytes()
     weights = cpu_resources.weights_bytes(options.model_name)
     dtype = cpu_resources.best_dtype(options.dtype, weights, available)
     kv_bytes = options.kv_cache_bytes or cpu_resources.kv_cache_bytes(
-        available=available,
-        weights=weights,
-        per_token=cpu_resources.kv_bytes_per_token(config, dtype),
+        available=available // options.n_workers,
+        weights=weights // options.n_workers,
+        per_token=cpu_resources.kv_bytes_per_token(
+            config, dtype, options.tensor_parallel_size, options.pipeline_parallel_size
+        ),
         max_model_len=options.max_model_len or getattr(config, "max_position_embeddings", None),
         max_num_seqs=options.max_num_seqs,
     )
     logger.info("CPU: %s, KV cache %d MiB of %d MiB free", dtype, kv_bytes >> 20, available >> 20)
     return {"dtype": dtype, "kv_cache_memory_bytes": kv_bytes}
+
+
+def _check_cores(n_workers: int) -> None:
+    """vLLM gives each worker a NUMA node's cores unless it is told which; too few nodes are an assertion in
+    it."""
+    if n_workers == 1 or os.environ.get(CORES_ENV, "auto") != "auto":
+        return
+    from vllm.utils.cpu_resource_utils import get_visible_memory_node
+
+    n_nodes = len(get_visible_memory_node())
+    if n_nodes < n_workers:
+        raise SettingsError(
+            f"{n_workers} workers on a CPU need cores of their own, and this machine has {n_nodes} NUMA "
+            f"node(s): set {CORES_ENV} to one list of cores per worker, such as '0-3|4-7'"
+        )

@@ -43,7 +43,7 @@ def capture_into(snapshot: SchedulerSnapshot) -> Any:
 
 
 def gpu_memory_usage(num_devices: int) -> float | None:
-    """Share of the memory in use on the first `num_devices` NVIDIA devices, 0..1; None elsewhere.
+    """Share of the memory in use on the first `num_devices` NVIDIA devices here, 0..1; None elsewhere.
 
     Asks the driver: the engine is another process, whose memory torch's counters here do not see.
     """
@@ -56,7 +56,7 @@ def gpu_memory_usage(num_devices: int) -> float | None:
     pynvml.nvmlInit()
     try:
         used = total = 0
-        for device in range(num_devices):
+        for device in range(min(num_devices, current_platform.device_count())):  # the others: other nodes
             index = current_platform.device_id_to_physical_device_id(device)
             memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
             used, total = used + memory.used, total + memory.total

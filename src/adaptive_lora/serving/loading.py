@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptive_lora.errors import SettingsError
 from adaptive_lora.settings import Settings
 from adaptive_lora.types import AdapterVersion
 
 if TYPE_CHECKING:
     from adaptive_lora.adapters.base import BaseModelInfo
     from adaptive_lora.adapters.catalog import Catalog
+    from adaptive_lora.adapters.origin import Origin
     from adaptive_lora.agents.orchestrator import Routes
     from adaptive_lora.engine.base import Engine
     from adaptive_lora.router.encoder import Encoder
@@ -37,7 +39,21 @@ def describe_base(settings: Settings) -> BaseModelInfo:
 
     if settings.model.engine == "fake":
         return BaseModelInfo(settings.model.base_model)
-    return describe(settings.model.base_model, _base_folder(settings.model.base_model))
+    name = settings.model.base_model
+    return describe(name, _base_folder(name), _original(settings.model.quantized_from))
+
+
+def _original(name: str | None) -> Origin | None:
+    """What the operator says that the base was quantised from."""
+    from adaptive_lora.adapters.base import base_fingerprint
+    from adaptive_lora.adapters.origin import Origin
+
+    if name is None:
+        return None
+    folder = _base_folder(name)
+    if folder is None and Path(name).is_absolute():
+        raise SettingsError(f"model.quantized_from is {name}, which is not a folder")
+    return Origin(name, base_fingerprint(folder) if folder else None)
 
 
 def is_on_disk(settings: Settings) -> bool:

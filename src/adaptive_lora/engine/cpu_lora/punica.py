@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 _NOTHING = ops.plan_rows([])
 
 
+def _place_lora_beside_packed_layers() -> None:
+    """Let vLLM wrap int8 layers. Before it does, it makes its wrapper, this one.
+
+    oneDNN's int8 product keeps a packed copy and leaves `layer.weight` None; vLLM (0.32) asks that None for
+    the device of the LoRA matrices, and does not start. Here there is only one device.
+    """
+    from vllm.lora.layers import base_linear
+
+    base_linear._get_lora_device = lambda base_layer: torch.device("cpu")
+
+
 class GroupedPunicaWrapperCPU(PunicaWrapperCPU):  # type: ignore[misc]
     """Rows of the base model stay as they are; the others are grouped by adapter once per step.
 
@@ -29,6 +40,7 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):  # type: ignore[misc]
         self._token_plan = _NOTHING
         self._sampler_plan = _NOTHING
         self._packed: dict[int, tuple[Any, ops.PackedWeights]] = {}
+        _place_lora_beside_packed_layers()
 
     def update_metadata(
         self,
