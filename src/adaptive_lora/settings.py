@@ -40,8 +40,10 @@ class ApiSettings(Section):
 
 class ModelSettings(Section):
     base_model: str = Field("demo", description="'demo', a local folder, or a Hugging Face model id")
-    engine: Literal["vllm", "fake"] = Field(
-        "vllm", description="'fake' echoes deterministic text, for tests only"
+    engine: Literal["vllm", "remote", "fake"] = Field(
+        "vllm",
+        description="'vllm' runs in this process; 'remote' drives the workers of the section workers; 'fake' "
+        "echoes deterministic text, for tests only",
     )
     max_model_len: int | None = Field(None, ge=16, description="context in tokens; default: the model's own")
     gpu_memory_utilization: float = Field(
@@ -87,6 +89,14 @@ class AdaptersSettings(Section):
     max_cpu_loras: int = Field(64, ge=1, description="adapters kept in host memory; at least max_loras")
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(
         16, description="largest rank that is accepted"
+    )
+    effect_checks: bool = Field(
+        True,
+        description="prove an adapter before it serves: that it changes the base's output on its own examples, "
+        "and does not lose to the base on its probes",
+    )
+    max_compositions: int = Field(
+        8, ge=0, description="weighted sums of agents kept loaded, the least used ones leave; 0 serves none"
     )
 
     @model_validator(mode="after")
@@ -184,11 +194,52 @@ class MonitoringSettings(Section):
     )
 
 
+class WorkersSettings(Section):
+    """`vllm serve` processes that a gateway with model.engine = remote drives."""
+
+    urls: tuple[str, ...] = Field((), description="addresses, http(s)://host:port")
+    dns: str | None = Field(
+        None,
+        description="instead of urls: name:port (or https://name:port), of which every address is a worker",
+    )
+    api_key: SecretStr | None = Field(
+        None, description="the key that every worker demands (its --api-key); needed with engine = remote"
+    )
+    tls_verify: bool = Field(True, description="check the certificates of https workers")
+    ca_file: Path | None = Field(
+        None, description="certificates that sign the workers' own; default: those of the system"
+    )
+    max_connections: int = Field(512, ge=1, description="connections to one worker; each request holds one")
+    max_attempts: int = Field(
+        3, ge=1, description="workers that a request is tried on before its first token"
+    )
+    max_replicas: int = Field(2, ge=1, description="workers that one hot adapter may be spread over")
+    first_token_timeout: float = Field(
+        60.0,
+        gt=0,
+        description="seconds until a worker's first token, its queue included; then the next is tried",
+    )
+    chunk_timeout: float = Field(
+        30.0, gt=0, description="seconds between two tokens; then the worker counts as lost"
+    )
+    start_timeout: float = Field(
+        900.0, gt=0, description="seconds that the gateway waits for a first worker when it starts"
+    )
+    refresh_interval: float = Field(
+        5.0, gt=0, description="seconds between two looks at the DNS name and at each worker's state"
+    )
+    canary_interval: float = Field(
+        10.0, gt=0, description="seconds without a token after which a worker must answer a canary"
+    )
+    canary_timeout: float = Field(30.0, gt=0, description="seconds that a canary generation may take")
+
+
 class Settings(Section):
     """Everything. Order of precedence: environment, file, defaults."""
 
     api: ApiSettings = ApiSettings()
     model: ModelSettings = ModelSettings()
+    workers: WorkersSettings = WorkersSettings()
     adapters: AdaptersSettings = AdaptersSettings()
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
@@ -196,6 +247,18 @@ class Settings(Section):
     router: RouterSettings = RouterSettings()
     rate_limiting: RateLimitingSettings = RateLimitingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+
+    @model_validator(mode="after")
+    def _a_remote_engine_has_workers(self) -> Self:
+        if self.model.engine != "remote":
+            return self
+        if bool(self.workers.urls) == bool(self.workers.dns):
+            raise ValueError("model.engine is remote: set workers.urls or workers.dns, one of them")
+        if self.workers.api_key is None:
+            raise ValueError(
+                "model.engine is remote: set workers.api_key (WORKER_API_KEY) to what the workers demand"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_worker_per_engine(self) -> Self:

@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from adaptive_lora.demo_fleet import FOLDER_VARIABLE
@@ -25,7 +25,11 @@ from adaptive_lora.settings import Section, Settings
 
 PREFIX = "ADAPTIVE_LORA_"
 CONFIG_VARIABLE = "ADAPTIVE_LORA_CONFIG"
-BARE_NAMES = {"BASE_MODEL": "model.base_model", "DATABASE_URL": "registry.database_url"}
+BARE_NAMES = {
+    "BASE_MODEL": "model.base_model",
+    "DATABASE_URL": "registry.database_url",
+    "WORKER_API_KEY": "workers.api_key",
+}
 """Variables of the deployment guide that carry no prefix. The prefixed name wins where both are set."""
 
 OTHER_VARIABLES = frozenset(
@@ -157,10 +161,15 @@ def _validated(
             message = detail["msg"].removeprefix("Value error, ")
             value, source = values.get(key, (None, str(path) if path else "settings"))
             if key in values:
-                problems.append(f"{source}: {key}: {message} (it is {value!r})")
+                shown = "" if _is_secret(key) else f" (it is {value!r})"
+                problems.append(f"{source}: {key}: {message}{shown}")
             else:
                 problems.append(f"{source}: {key + ': ' if key else ''}{message}")
         return None
+
+
+def _is_secret(key: str) -> bool:
+    return SecretStr in (known_keys()[key].annotation, *get_args(known_keys()[key].annotation))
 
 
 def _warnings(values: Mapping[str, tuple[Any, str]]) -> Iterator[str]:

@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
@@ -23,15 +23,8 @@ from adaptive_lora.serving.api import create_app
 from adaptive_lora.settings import Settings
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
-
-Test = TypeVar("Test", bound=Callable[..., Any])
-TESTED: set[str] = set()
-
-
-def key(*names: str) -> Callable[[Test], Test]:
-    """Declares which keys a test is about."""
-    TESTED.update(names)
-    return lambda test: test
+from tests.settings import test_effect_workers  # noqa: F401 - it declares its keys
+from tests.settings.effects import TESTED, key
 
 
 def settings_of(**sections: dict[str, Any]) -> Settings:

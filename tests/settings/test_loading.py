@@ -234,6 +234,19 @@ def test_rules_between_keys(tmp_path: Path) -> None:
     assert "max_cpu_loras (64) must be at least max_loras (100)" in message
 
 
+def test_a_remote_engine_needs_workers_and_their_key(tmp_path: Path) -> None:
+    remote = "model: {engine: remote}\nworkers: "
+    assert "one of them" in fails(write(tmp_path, remote + "{api_key: x}"))
+    assert "one of them" in fails(write(tmp_path, remote + "{api_key: x, urls: [http://a:1], dns: 'b:1'}"))
+    assert "WORKER_API_KEY" in fails(write(tmp_path, remote + "{urls: [http://a:1]}"))
+    loaded = load_settings(
+        write(tmp_path, remote + "{urls: [http://a:1]}"), environ={"WORKER_API_KEY": "s3cret"}
+    )
+    assert loaded.settings.workers.api_key is not None
+    assert loaded.settings.workers.api_key.get_secret_value() == "s3cret"
+    assert "s3cret" not in repr(loaded)
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().api.port = 1  # type: ignore[misc]
@@ -271,10 +284,26 @@ OTHER_VALUES = {
     "model.seed": "7",
     "model.enforce_eager": "true",
     "model.kv_cache_bytes": "2000000",
+    "workers.urls": "http://10.0.0.1:8000, http://10.0.0.2:8000",
+    "workers.dns": "workers.fleet:8000",
+    "workers.api_key": "s3cret",
+    "workers.tls_verify": "false",
+    "workers.ca_file": "/somewhere/ca.pem",
+    "workers.max_connections": "3",
+    "workers.max_attempts": "2",
+    "workers.max_replicas": "3",
+    "workers.first_token_timeout": "7.5",
+    "workers.chunk_timeout": "7.5",
+    "workers.start_timeout": "7.5",
+    "workers.refresh_interval": "7.5",
+    "workers.canary_interval": "7.5",
+    "workers.canary_timeout": "7.5",
     "adapters.path": "/somewhere",
     "adapters.max_loras": "4",
     "adapters.max_cpu_loras": "80",
     "adapters.max_lora_rank": "32",
+    "adapters.effect_checks": "false",
+    "adapters.max_compositions": "3",
     "storage.path": "/somewhere",
     "storage.url": "s3://bucket/fleet",
     "storage.allowed_sources": "hf://org, s3://bucket/adapters",

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.engine.fake import FakeEngine
-from adaptive_lora.settings import AdaptersSettings, InferenceSettings, ModelSettings
+from adaptive_lora.settings import AdaptersSettings, InferenceSettings, ModelSettings, WorkersSettings
 
 
-def build_engine(model: ModelSettings, adapters: AdaptersSettings, inference: InferenceSettings) -> Engine:
+def build_engine(
+    model: ModelSettings,
+    adapters: AdaptersSettings,
+    inference: InferenceSettings,
+    workers: WorkersSettings | None = None,
+) -> Engine:
     """An engine, not yet started. `model.base_model` is a folder or an id ('demo' is resolved before)."""
     if model.engine == "fake":
         return FakeEngine(
@@ -16,6 +21,12 @@ def build_engine(model: ModelSettings, adapters: AdaptersSettings, inference: In
             max_num_seqs=inference.max_batch_size,
             max_loras=adapters.max_loras,
             max_lora_rank=adapters.max_lora_rank,
+        )
+    if model.engine == "remote":
+        from adaptive_lora.engine.remote.engine import RemoteEngine
+
+        return RemoteEngine(
+            model.base_model, workers or WorkersSettings(), max_lora_rank=adapters.max_lora_rank
         )
     from adaptive_lora.engine.vllm import VLLMInferenceEngine
 

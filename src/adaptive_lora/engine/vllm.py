@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,12 @@ from adaptive_lora.engine.in_flight import InFlight
 from adaptive_lora.engine.prompts import PromptEncoder
 from adaptive_lora.engine.threads import in_daemon_thread
 from adaptive_lora.engine.vllm_args import VLLMOptions, engine_arguments, prepare_environment
-from adaptive_lora.engine.vllm_stats import SchedulerSnapshot, capture_into, gpu_memory_usage
+from adaptive_lora.engine.vllm_stats import (
+    PublishedSnapshot,
+    SchedulerSnapshot,
+    capture_into,
+    gpu_memory_usage,
+)
 from adaptive_lora.errors import (
     AdapterError,
     AdaptiveLoraError,
@@ -67,11 +72,35 @@ class VLLMInferenceEngine:
         self._state = "new"
         self._llm: Any = None
         self._encoder: PromptEncoder
-        self._snapshot = SchedulerSnapshot()
+        self._snapshot: SchedulerSnapshot | PublishedSnapshot = SchedulerSnapshot()
         self._adapters: dict[str, AdapterVersion] = {}
         self._lora_ids: dict[str, int] = {}  # never shrinks: an id stands for the same weights for ever
+        self._new_lora_id: Callable[[str], int] = lambda adapter_id: len(self._lora_ids) + 1
         self._in_flight = InFlight(self._options.max_loras)
         self._pinning = asyncio.Lock()
+
+    @classmethod
+    def attached(
+        cls, llm: Any, *, new_lora_id: Callable[[str], int], chat_template: str | None = None
+    ) -> VLLMInferenceEngine:
+        """An engine on an AsyncLLM that runs already, in the care of a `vllm serve`: neither start nor stop
+        it.
+
+        Its workers must have the calls of `lora_slots`. `new_lora_id` numbers an adapter as the server does;
+        `chat_template` replaces the tokenizer's own.
+        """
+        config = llm.vllm_config
+        engine = cls(
+            config.model_config.model,
+            tensor_parallel_size=config.parallel_config.tensor_parallel_size,
+            max_loras=config.lora_config.max_loras,
+            max_lora_rank=config.lora_config.max_lora_rank,
+        )
+        engine._llm = llm
+        engine._snapshot = PublishedSnapshot()
+        engine._new_lora_id = new_lora_id
+        engine._ready(chat_template)
+        return engine
 
     @property
     def adapters(self) -> Mapping[str, AdapterVersion]:
@@ -85,8 +114,14 @@ class VLLMInferenceEngine:
         except Exception as error:
             logger.exception("vLLM did not start")
             raise EngineError(f"vLLM did not start: {_first_line(error)}") from error
+        self._ready()
+
+    def _ready(self, chat_template: str | None = None) -> None:
         self.max_model_len = self._llm.model_config.max_model_len
-        self._encoder = PromptEncoder(self._llm.get_tokenizer())
+        tokenizer = self._llm.get_tokenizer()
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
+        self._encoder = PromptEncoder(tokenizer)
         self._state = "ready"
 
     def _construct(self) -> Any:
@@ -95,8 +130,9 @@ class VLLMInferenceEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        snapshot = self._snapshot = SchedulerSnapshot()
         arguments = AsyncEngineArgs(**engine_arguments(self._options))
-        return AsyncLLM.from_engine_args(arguments, stat_loggers=[capture_into(self._snapshot)])
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=[capture_into(snapshot)])
 
     async def stop(self) -> None:
         if self._state != "stopped" and self._llm is not None:
@@ -236,7 +272,9 @@ class VLLMInferenceEngine:
                 f"{adapter.id} has rank {adapter.rank}; adapters.max_lora_rank allows "
                 f"{self._options.max_lora_rank}"
             )
-        lora_id = self._lora_ids.setdefault(adapter.id, len(self._lora_ids) + 1)
+        if adapter.id not in self._lora_ids:
+            self._lora_ids[adapter.id] = self._new_lora_id(adapter.id)
+        lora_id = self._lora_ids[adapter.id]
         try:
             loaded = await self._llm.add_lora(_lora_request(adapter, lora_id))
         except Exception as error:

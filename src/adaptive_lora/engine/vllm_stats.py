@@ -14,6 +14,26 @@ class SchedulerSnapshot:
     kv_cache_usage: float = 0.0
 
 
+class PublishedSnapshot:
+    """The same figures of an engine that somebody else has started, from the metrics that vLLM publishes in
+    this process. Zeros with --disable-log-stats."""
+
+    @property
+    def running(self) -> int:
+        return int(_published("vllm:num_requests_running"))
+
+    @property
+    def kv_cache_usage(self) -> float:
+        return _published("vllm:kv_cache_usage_perc")
+
+
+def _published(name: str) -> float:
+    from prometheus_client import REGISTRY
+
+    metrics = REGISTRY.restricted_registry([name]).collect()
+    return sum(sample.value for metric in metrics for sample in metric.samples)
+
+
 def capture_into(snapshot: SchedulerSnapshot) -> Any:
     """A stat logger class for `AsyncLLM(stat_loggers=[...])` that keeps the last figures and nothing else.
 

@@ -1,0 +1,10 @@
+"""An engine whose tokens come from a pool of `vllm serve` workers, over HTTP. Needs neither vllm nor torch.
+
+engine     RemoteEngine: the contract of `engine/base.py`, kept by the pool
+pool       which workers there are, what each should hold, and who may be asked now
+worker     one worker: its client, its state
+dialects   how to talk to it: with our plugin (`wire`), or a stock `vllm serve` (`stock`)
+balance    pure policy: who answers which request
+health     the breaker, and the canary that closes it
+discovery  listed URLs, or the addresses behind one DNS name
+"""

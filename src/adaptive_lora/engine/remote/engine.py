@@ -1,0 +1,456 @@
+"""RemoteEngine: the engine's contract, kept by a pool of workers.
+
+A request is tried on another worker as long as it has no token: nobody has seen anything of it yet. After its
+first token nothing can be repeated without the caller reading something twice, so that a lost worker is an
+error then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+
+from adaptive_lora.engine import collect
+from adaptive_lora.engine.remote.pool import Pool
+from adaptive_lora.engine.remote.transport import WorkerFailed
+from adaptive_lora.engine.remote.worker import Ticket, Worker
+from adaptive_lora.errors import (
+    AdapterError,
+    EngineError,
+    EngineNotReady,
+    InvalidRequest,
+    Overloaded,
+    RankTooLarge,
+    UnknownAdapter,
+    WorkerLost,
+)
+from adaptive_lora.settings import WorkersSettings
+from adaptive_lora.types import (
+    AdapterVersion,
+    Completion,
+    EngineStats,
+    GenerateRequest,
+    Prompt,
+    Residency,
+    SamplingConfig,
+    TokenChunk,
+)
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CHARS_PER_TOKEN = 4
+"""To guess how much work a prompt is, before a worker has counted."""
+
+
+class RemoteEngine:
+    """Drives the workers of `settings`. `model_name` is what the gateway calls the base model."""
+
+    def __init__(self, model_name: str, settings: WorkersSettings, *, max_lora_rank: int) -> None:
+        self.model_name = model_name
+        self.max_model_len = 0
+        self._settings = settings
+        self._max_lora_rank = max_lora_rank
+        self._pool = Pool(settings)
+        self._state = "new"
+        self._in_flight: dict[str, _InFlight] = {}
+        self._ended = asyncio.Condition()
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """Of the base model's files, as the workers report it; None if they cannot. Known once started."""
+        return self._pool.info.fingerprint if self._pool.info is not None else None
+
+    @property
+    def adapters(self) -> Mapping[str, AdapterVersion]:
+        return MappingProxyType(self._pool.declared)
+
+    async def start(self) -> None:
+        await self._pool.start()
+        self.max_model_len = self._pool.max_model_len
+        self._state = "ready"
+
+    async def stop(self) -> None:
+        if self._state == "ready":
+            for request_id in list(self._in_flight):
+                await self.abort(request_id)
+            await asyncio.sleep(0)  # lets the streams end before their source goes
+        self._state = "stopped"
+        self._pool.declared.clear()
+        await self._pool.stop()
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        return self._generate(request)
+
+    async def _generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        self._check()
+        if request.adapter_id is not None:
+            self._known(request.adapter_id)
+        if request.request_id in self._in_flight:
+            raise InvalidRequest("a request with this id is running; ids must be unique")
+        running = self._in_flight[request.request_id] = _InFlight(request)
+        try:
+            async with aclosing(self._tried(request, running)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            del self._in_flight[request.request_id]
+            async with self._ended:
+                self._ended.notify_all()
+
+    async def _tried(self, request: GenerateRequest, running: _InFlight) -> AsyncGenerator[TokenChunk, None]:
+        """On one worker after another, until the first token."""
+        attempts = _Attempts(self._settings.max_attempts)
+        while True:
+            try:
+                async with running.interruptible(None):
+                    worker = await self._pool.choose(request.request_id, request.adapter_id, attempts.failed)
+                    await self._supply(worker, request.adapter_id)
+                async with aclosing(self._streamed(request, running, worker)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            except _Aborted:
+                for chunk in running.aborted_chunks():
+                    yield chunk
+                return
+            except WorkerFailed as failure:
+                worker.failed(failure)
+                if running.started:
+                    raise WorkerLost(
+                        f"the worker went away in the middle of the answer ({failure.reason}); ask again"
+                    ) from failure
+                attempts.count(worker, failure)
+            except UnknownAdapter as unknown:
+                if running.started or request.adapter_id not in self._pool.declared:
+                    raise
+                worker.loaded.discard(request.adapter_id)  # it restarted empty: load again, and go on
+                attempts.count(None, unknown)
+            except AdapterError as refused:
+                attempts.count(worker, refused)
+
+    async def _streamed(
+        self, request: GenerateRequest, running: _InFlight, worker: Worker
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """The chunks that one worker gives. Raises WorkerFailed when it keeps one waiting."""
+        ticket = Ticket(worker, request.adapter_id, _n_tokens(request.prompt, request.sampling))
+        try:
+            async with aclosing(worker.dialect.generate(request)) as chunks:
+                while running.unfinished:
+                    limit = (
+                        self._settings.chunk_timeout
+                        if running.started
+                        else self._settings.first_token_timeout
+                    )
+                    async with running.interruptible(limit):
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
+                        raise WorkerFailed("it ended the answer early")
+                    ticket.progress(chunk, is_first=not running.started)
+                    running.add(chunk)
+                    yield chunk
+            worker.breaker.succeeded()
+        finally:
+            ticket.close()
+
+    async def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        config: SamplingConfig | None = None,
+        adapter_ids: Sequence[str | None] | None = None,
+    ) -> list[Completion]:
+        self._check()
+        return await collect.complete_batch(self, prompts, config, adapter_ids)
+
+    async def answer_logprobs(
+        self, prompt: Prompt, answer: str, adapter_id: str | None = None
+    ) -> tuple[float, ...]:
+        self._check()
+        if adapter_id is not None:
+            self._known(adapter_id)
+        return await self._asked(
+            adapter_id, lambda worker: worker.dialect.answer_logprobs(prompt, answer, adapter_id)
+        )
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        self._check()
+        return await self._asked(None, lambda worker: worker.dialect.count_tokens(prompt))
+
+    async def _asked(self, adapter_id: str | None, ask: Callable[[Worker], Awaitable[T]]) -> T:
+        """One answer, from one worker after another."""
+        attempts = _Attempts(self._settings.max_attempts)
+        while True:
+            worker = await self._pool.choose(uuid.uuid4().hex, adapter_id, attempts.failed)
+            try:
+                await self._supply(worker, adapter_id)
+                answer = await ask(worker)
+            except WorkerFailed as failure:
+                worker.failed(failure)
+                attempts.count(worker, failure)
+            except UnknownAdapter as unknown:
+                if adapter_id is None or adapter_id not in self._pool.declared:
+                    raise
+                worker.loaded.discard(adapter_id)
+                attempts.count(None, unknown)
+            except AdapterError as refused:
+                attempts.count(worker, refused)
+            else:
+                worker.progress_at = time.monotonic()
+                worker.breaker.succeeded()
+                return answer
+
+    async def _supply(self, worker: Worker, adapter_id: str | None) -> None:
+        if adapter_id is not None:
+            try:
+                await worker.ensure(self._known(adapter_id))
+            except UnknownAdapter as unknown:
+                if adapter_id not in self._pool.declared:
+                    raise
+                raise _not_there(adapter_id, unknown) from unknown
+
+    async def load(self, adapter: AdapterVersion) -> None:
+        self._check()
+        if adapter.id in self._pool.declared:
+            return
+        ranks = [w.info.max_lora_rank for w in self._pool.usable() if w.info and w.info.max_lora_rank]
+        max_rank = min([self._max_lora_rank, *ranks])
+        if adapter.rank > max_rank:
+            raise RankTooLarge(
+                f"{adapter.id} has rank {adapter.rank}; adapters.max_lora_rank, here and at the workers, "
+                f"allows {max_rank}"
+            )
+
+        async def ensure(worker: Worker) -> None:
+            try:
+                await worker.ensure(adapter)
+            except UnknownAdapter as unknown:
+                raise _not_there(adapter.id, unknown) from unknown
+
+        await self._at_home(adapter.id, ensure)
+        self._pool.declared[adapter.id] = adapter
+
+    async def unload(self, adapter_id: str) -> None:
+        self._check()
+        self._known(adapter_id)
+        self._pool.forget(adapter_id)
+        async with self._ended:
+            await self._ended.wait_for(
+                lambda: all(running.adapter_id != adapter_id for running in self._in_flight.values())
+            )
+        for worker in self._pool.holders(adapter_id):
+            if adapter_id in self._pool.declared:
+                return  # loaded again meanwhile
+            try:
+                await worker.drop(adapter_id)
+            except UnknownAdapter:
+                pass  # it restarted: there is nothing to free
+            except WorkerFailed as failure:
+                worker.failed(failure)
+                _log.warning("worker %s could not unload %s: %s", worker.url, adapter_id, failure.reason)
+
+    async def pin(self, adapter_id: str) -> None:
+        self._check()
+        self._known(adapter_id)
+
+        async def pin(worker: Worker) -> None:
+            await self._supply(worker, adapter_id)
+            await worker.dialect.pin(adapter_id)
+            worker.pinned.add(adapter_id)
+
+        await self._at_home(adapter_id, pin)
+        self._known(adapter_id)
+        self._pool.pinned.add(adapter_id)
+
+    async def unpin(self, adapter_id: str) -> None:
+        self._check()
+        self._known(adapter_id)
+        self._pool.pinned.discard(adapter_id)
+        for worker in self._pool.usable():
+            if adapter_id in worker.pinned:
+                worker.pinned.discard(adapter_id)
+                try:
+                    await worker.dialect.unpin(adapter_id)
+                except UnknownAdapter:
+                    pass  # it restarted: nothing is pinned
+                except WorkerFailed as failure:
+                    worker.failed(failure)
+
+    async def _at_home(self, adapter_id: str, act: Callable[[Worker], Awaitable[None]]) -> None:
+        """Do something on the adapter's home; if that fails, on its next one."""
+        attempts = _Attempts(self._settings.max_attempts)
+        while True:
+            worker = await self._pool.home(adapter_id, attempts.failed)
+            try:
+                return await act(worker)
+            except WorkerFailed as failure:
+                worker.failed(failure)
+                attempts.count(worker, failure)
+            except UnknownAdapter as unknown:
+                if adapter_id not in self._pool.declared:
+                    raise
+                worker.loaded.discard(adapter_id)
+                attempts.count(None, unknown)
+
+    async def residency(self) -> Mapping[str, Residency]:
+        """The nearest place that any worker has an adapter in. Asks the workers; those that do not answer, or
+        cannot tell, have it on disk."""
+        self._check()
+        workers = self._pool.usable()
+        answers = await asyncio.gather(*(w.look() for w in workers), return_exceptions=True)
+        for worker, answer in zip(workers, answers, strict=True):
+            if isinstance(answer, WorkerFailed):
+                worker.failed(answer)
+        seen = [worker.stats.residency for worker in workers if worker.stats is not None]
+        return {
+            adapter_id: min((r.get(adapter_id, "disk") for r in seen), key=_NEARNESS.index, default="disk")
+            for adapter_id in self._pool.declared
+        }
+
+    async def list(self) -> list[AdapterVersion]:
+        self._check()
+        return [self._pool.declared[i] for i in sorted(self._pool.declared)]
+
+    async def abort(self, request_id: str) -> None:
+        self._check()
+        if request_id in self._in_flight:
+            self._in_flight[request_id].abort()
+
+    async def stats(self) -> EngineStats:
+        """Running are the requests of this gateway that have a token; the shares are those of the workers'
+        last reports, on average."""
+        self._check()
+        reports = [worker.stats for worker in self._pool.usable() if worker.stats is not None]
+        running = sum(request.started for request in self._in_flight.values())
+        return EngineStats(
+            running=running,
+            waiting=len(self._in_flight) - running,
+            kv_cache_usage=_mean([report.kv_cache_usage for report in reports]),
+            gpu_memory_usage=_mean([report.gpu_memory_usage for report in reports]),
+            loaded_adapters=len(self._pool.declared),
+        )
+
+    def _check(self) -> None:
+        if self._state != "ready":
+            raise EngineNotReady("the engine is not running; retry when /ready answers 200")
+
+    def _known(self, adapter_id: str) -> AdapterVersion:
+        if adapter_id not in self._pool.declared:
+            raise UnknownAdapter(f"no adapter {adapter_id!r} is loaded")
+        return self._pool.declared[adapter_id]
+
+
+_NEARNESS: Sequence[Residency] = ("slot", "host", "disk")
+
+
+class _Aborted(Exception):
+    """Somebody called `abort`."""
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """One request while it runs: how far it is, and how to stop it."""
+
+    request: GenerateRequest
+    started: bool = False
+    n_prompt_tokens: int = 0
+    unfinished: set[int] = field(default_factory=set)
+    _is_aborted: bool = False
+    _timer: asyncio.Timeout | None = None
+
+    def __post_init__(self) -> None:
+        self.unfinished = set(range(max(self.request.sampling.n, 1)))  # workers refuse less than one
+
+    @property
+    def adapter_id(self) -> str | None:
+        return self.request.adapter_id
+
+    def add(self, chunk: TokenChunk) -> None:
+        self.started = True
+        self.n_prompt_tokens = chunk.n_prompt_tokens
+        if chunk.finish_reason is not None:
+            self.unfinished.discard(chunk.index)
+
+    def abort(self) -> None:
+        self._is_aborted = True
+        if self._timer is not None:
+            self._timer.reschedule(asyncio.get_running_loop().time())
+
+    def aborted_chunks(self) -> list[TokenChunk]:
+        return [
+            TokenChunk(index, "", 0, self.n_prompt_tokens, finish_reason="abort")
+            for index in sorted(self.unfinished)
+        ]
+
+    def interruptible(self, limit_s: float | None) -> _Interruptible:
+        return _Interruptible(self, limit_s)
+
+
+class _Interruptible:
+    """A wait that ends in WorkerFailed after `limit_s`, and in _Aborted when its request is aborted."""
+
+    def __init__(self, running: _InFlight, limit_s: float | None) -> None:
+        self._running = running
+        self._limit_s = limit_s
+        self._timer = asyncio.timeout(limit_s)
+
+    async def __aenter__(self) -> None:
+        if self._running._is_aborted:
+            raise _Aborted
+        await self._timer.__aenter__()
+        self._running._timer = self._timer
+
+    async def __aexit__(self, *error: object) -> None:
+        self._running._timer = None
+        try:
+            await self._timer.__aexit__(*error)  # type: ignore[arg-type]
+        except TimeoutError:
+            if self._running._is_aborted:
+                raise _Aborted from None
+            raise WorkerFailed(f"it gave nothing for {self._limit_s:g} s") from None
+
+
+class _Attempts:
+    """How often one request was tried, and where it failed."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._n = 0
+        self.failed: set[Worker] = set()
+
+    def count(self, worker: Worker | None, error: WorkerFailed | UnknownAdapter | AdapterError) -> None:
+        """Raises what the caller should read if that was the last attempt. `worker`: do not ask it again."""
+        self._n += 1
+        if worker is not None:
+            self.failed.add(worker)
+        if self._n < self._limit:
+            return
+        if isinstance(error, UnknownAdapter):
+            raise EngineError("a worker keeps losing the adapter; see the log") from error
+        if not isinstance(error, WorkerFailed):
+            raise error
+        if error.blameless:
+            raise Overloaded("all workers are busy; retry in a moment") from error
+        raise EngineNotReady(
+            f"{self._n} workers failed, the last one so: {error.reason}; retry in a moment"
+        ) from error
+
+
+def _not_there(adapter_id: str, unknown: UnknownAdapter) -> AdapterError:
+    return AdapterError(f"a worker cannot get the files of {adapter_id}: {unknown.message}")
+
+
+def _n_tokens(prompt: Prompt, sampling: SamplingConfig) -> int:
+    n_chars = len(prompt) if isinstance(prompt, str) else sum(len(m.content) for m in prompt)
+    return n_chars // CHARS_PER_TOKEN + max(sampling.n, 1) * max(sampling.max_tokens, 1)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
