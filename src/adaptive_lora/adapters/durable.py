@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from adaptive_lora.errors import StorageError, StorageFull
+from adaptive_lora.errors import Conflict, StorageError, StorageFull
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -26,6 +27,19 @@ def disk_errors(where: Path) -> Iterator[None]:
                 f"no room left on the disk of {str(where)!r}: make some, then try again"
             ) from error
         raise StorageError(f"{str(where)!r} cannot be used: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `lock`. Raises Conflict if another process does; one that has died does not."""
+    with disk_errors(lock):
+        file = lock.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"{what} is running already: wait for it to end") from error
+        yield
 
 
 def write_whole(path: Path, content: bytes) -> None:
