@@ -18,6 +18,7 @@ Doubles = NDArray[np.float64]
 
 BLOCK_BYTES = 32 << 20
 """Of a dense matrix, worked on at a time."""
+EXACT_SIDE = 512
 OVERSAMPLING = 16
 POWER_ITERATIONS = 4
 """Of the randomised SVD. On the flat spectra of trimmed matrices four iterations come within 1 % of the best
@@ -101,9 +102,10 @@ def merge(
 
 def reduce_dense(matrix: Floats, rank: int) -> Reduced:
     """A product of rank `rank`, near the best one for `matrix`: randomised SVD by subspace iteration (Halko
-    et al. 2011, algorithm 4.4). The best where the matrix's smaller side is at most `rank` + OVERSAMPLING."""
+    et al. 2011, algorithm 4.4). The best one where a side of the matrix is at most EXACT_SIDE."""
     n_out, n_in = matrix.shape
-    width = min(rank + OVERSAMPLING, n_out, n_in)
+    side = min(n_out, n_in)
+    width = side if side <= EXACT_SIDE else min(rank + OVERSAMPLING, side)
     sketch = np.random.default_rng(0).standard_normal((n_in, width), np.float32)
     basis, _ = np.linalg.qr(matrix @ sketch)
     for _ in range(POWER_ITERATIONS):
