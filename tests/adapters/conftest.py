@@ -1,15 +1,20 @@
-"""A base model, and adapters for it."""
+"""A base model, and adapters for it; databases for the registry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from adaptive_lora.adapters.base import BaseModelInfo, describe_base
+from adaptive_lora.adapters.registry import Registry
+from adaptive_lora.adapters.registry_database import sqlite_url
 from tests import adapter_folders
+from tests.postgres import PostgresServer, find_programs
+
 
 @pytest.fixture
 def write_base() -> Callable[..., Path]:
@@ -59,3 +64,32 @@ def make_adapter(tmp_path: Path, base: BaseModelInfo) -> Callable[..., Path]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    programs = find_programs()
+    if programs is None:
+        reason = "PostgreSQL is not installed: apt-get install postgresql"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = PostgresServer(programs)
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "registry.db")
+    server = request.getfixturevalue("postgres")
+    return server.url(server.new_database())
+
+
+@pytest.fixture
+def registry(database_url: str) -> Iterator[Registry]:
+    registry = Registry.open(database_url)
+    yield registry
+    registry.close()

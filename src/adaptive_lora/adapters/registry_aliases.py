@@ -18,6 +18,9 @@ from adaptive_lora.adapters.registry_rows import (
 from adaptive_lora.adapters.registry_tables import aliases, history
 from adaptive_lora.errors import Conflict, InvalidRequest
 
+LEFT_FOR_PROD = 1e-6
+"""Share that others must leave at least; more than what sums of decimal fractions are wrong by."""
+
 
 def point(
     change: Change, name: str, alias: str, version: str, share: float | None, expected: Expected
@@ -97,7 +100,7 @@ def _check_room(name: str, share: float, others: dict[str, AliasRecord]) -> None
     if PROD not in others:
         raise Conflict(f"{name!r} has no {PROD!r} yet that could share its traffic: point that first")
     taken = math.fsum(record.share for record in others.values() if record.share is not None)
-    if math.fsum((taken, share)) >= 1:
+    if taken + share > 1 - LEFT_FOR_PROD:
         raise Conflict(
             f"other aliases of {name!r} take {taken:g} of its traffic; with {share:g} more nothing would be "
             f"left for {PROD!r}: take a smaller share, or drop one of them"
