@@ -40,7 +40,7 @@ def describe_base(settings: Settings) -> BaseModelInfo:
     if settings.model.engine == "fake":
         return BaseModelInfo(settings.model.base_model)
     name = settings.model.base_model
-    return describe(name, _base_folder(name), _original(settings.model.quantized_from))
+    return describe(name, base_folder(name), _original(settings.model.quantized_from))
 
 
 def _original(name: str | None) -> Origin | None:
@@ -50,7 +50,7 @@ def _original(name: str | None) -> Origin | None:
 
     if name is None:
         return None
-    folder = _base_folder(name)
+    folder = base_folder(name)
     if folder is None and Path(name).is_absolute():
         raise SettingsError(f"model.quantized_from is {name}, which is not a folder")
     return Origin(name, base_fingerprint(folder) if folder else None)
@@ -58,10 +58,10 @@ def _original(name: str | None) -> Origin | None:
 
 def is_on_disk(settings: Settings) -> bool:
     """Whether the base model can be described before an engine has fetched it."""
-    return settings.model.engine == "fake" or _base_folder(settings.model.base_model) is not None
+    return settings.model.engine == "fake" or base_folder(settings.model.base_model) is not None
 
 
-def _base_folder(base_model: str) -> Path | None:
+def base_folder(base_model: str) -> Path | None:
     """The folder itself, or where Hugging Face's cache keeps that id; None if there is neither."""
     if Path(base_model).is_dir():
         return Path(base_model)
