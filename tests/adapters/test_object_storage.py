@@ -11,7 +11,7 @@ import pytest
 
 from adaptive_lora.adapters import transfer
 from adaptive_lora.adapters.locations import parse_location
-from adaptive_lora.adapters.object_storage import ObjectFolder, Timeouts
+from adaptive_lora.adapters.object_storage import UPLOAD_PIECE_BYTES, ObjectFolder, Timeouts
 from adaptive_lora.adapters.transfer import Checksum, download
 from adaptive_lora.errors import (
     HashMismatch,
@@ -90,9 +90,12 @@ def test_a_neighbour_with_the_same_beginning_is_not_below(folder: ObjectFolder) 
     assert sibling.list() == {"file": 0}
 
 
-def test_large_files_go_up_in_parts(folder: ObjectFolder, tmp_path: Path) -> None:
+def test_large_files_go_up_in_parts(
+    folder: ObjectFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "PIECE_BYTES", 8 << 20)
     large = tmp_path / "large"
-    large.write_bytes(os.urandom(40 << 20))
+    large.write_bytes(os.urandom(2 * UPLOAD_PIECE_BYTES + 1))
     folder.upload(large, "large")
     digest = hashlib.sha256(large.read_bytes()).hexdigest()
     size = large.stat().st_size

@@ -31,15 +31,33 @@ def disk_errors(where: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_one(lock: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `lock`. Raises Conflict if another process does; one that has died does not."""
+    """Hold the lock file `lock`. Raises Conflict if another process does; one that has died does not.
+
+    It may be removed while it is held.
+    """
     with disk_errors(lock):
         file = lock.open("a")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"{what} is running already: wait for it to end") from error
+        if not try_lock(file.fileno()) or not _is_still(lock, file.fileno()):
+            raise Conflict(f"{what} is running already: wait for it to end")
         yield
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock of an open file, for as long as it is open. False if another holder has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether `path` is the open file, and not one that was made after that was removed."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -12,7 +12,6 @@ left in staging is swept by the next that starts.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -20,7 +19,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from adaptive_lora.adapters.durable import disk_errors, sync
+from adaptive_lora.adapters.durable import disk_errors, sync, try_lock
 from adaptive_lora.adapters.files import list_files, open_regular
 from adaptive_lora.adapters.manifest import (
     MANIFEST_NAME,
@@ -193,7 +192,7 @@ class Store:
             lock = folder.with_suffix(".lock")
             with disk_errors(folder):
                 descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            if _lock(descriptor) and lock.exists():
+            if try_lock(descriptor) and lock.exists():
                 return folder, descriptor
             os.close(descriptor)  # swept by another process between two lines: as if it had never been
 
@@ -204,20 +203,12 @@ class Store:
             except FileNotFoundError:
                 continue
             try:
-                if _lock(descriptor):  # Its process is gone.
+                if try_lock(descriptor):  # Its process is gone.
                     with contextlib.suppress(FileNotFoundError):
                         shutil.rmtree(lock.with_suffix(""))
                     lock.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _check_identity(manifest: Manifest, name: str, version: str) -> None:
