@@ -69,6 +69,8 @@ class VLLMInferenceEngine:
         self._options = VLLMOptions(model_name, tensor_parallel_size, gpu_memory_utilization, **options)
         self.model_name = model_name
         self.max_model_len = 0
+        self.dtype: str | None = None
+        """Of the activations, "bfloat16" and the like. Known once started."""
         self._state = "new"
         self._llm: Any = None
         self._encoder: PromptEncoder
@@ -118,6 +120,7 @@ class VLLMInferenceEngine:
 
     def _ready(self, chat_template: str | None = None) -> None:
         self.max_model_len = self._llm.model_config.max_model_len
+        self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         tokenizer = self._llm.get_tokenizer()
         if chat_template is not None:
             tokenizer.chat_template = chat_template
