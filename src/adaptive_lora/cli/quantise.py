@@ -103,8 +103,10 @@ def check(
         raise SettingsError("nothing to compare: pass --quantised FOLDER, or --quantization bitsandbytes")
     flags = {"model.base_model": base_model, "adapters.path": adapters}
     original = settings_from(config, flags)
-    changed = {"model.base_model": quantised or base_model, "model.quantization": quantization}
-    smaller = settings_from(config, flags | changed | {"adapters.path": original.adapters.path})
+    changed = {"model.quantization": quantization, "adapters.path": original.adapters.path}
+    if quantised is not None:
+        changed |= {"model.base_model": quantised, "model.quantized_from": original.model.base_model}
+    smaller = settings_from(config, flags | changed)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     rows = asyncio.run(_compare(original, smaller, n_questions, max_tokens))
     worst = max(rows, key=lambda row: row.loss)
