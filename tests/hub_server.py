@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 GOOD_TOKEN = "hf_good"
 LFS_BYTES = 1_000
 """From this size on a file is served by the CDN, as large files are."""
@@ -25,6 +28,14 @@ class Repo:
     gated: bool = False
     private: bool = False
     commit: str = "a" * 40
+
+
+def use_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT does, which is read when huggingface_hub is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
 
 
 class FakeHub:

@@ -73,10 +73,10 @@ class HubRepo:
         return self._try(f"reading {name} of {self.name}", lambda: self._range(name, start, end))
 
     def _range(self, name: str, start: int, end: int) -> bytes:
-        from huggingface_hub import HfApi, get_session, hf_hub_url
+        from huggingface_hub import get_session, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-        url = hf_hub_url(self.name, self._folder + name, revision=self.commit, endpoint=HfApi().endpoint)
+        url = hf_hub_url(self.name, self._folder + name, revision=self.commit)
         headers = build_hf_headers() | {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         content = bytearray()
         with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
