@@ -12,9 +12,10 @@ BASE = "base"
 
 FinishReason = Literal["stop", "length", "abort"]
 
-Reason = Literal["routed", "abstained", "learned", "explicit", "no_candidates"]
-"""The router's choice; the base in its place; another agent, or the base, for its better outcomes; the
-caller's choice; nobody to choose from."""
+Reason = Literal["routed", "abstained", "learned", "composed", "explicit", "no_candidates"]
+"""The router's choice; the base in its place; another agent, or the base, for its better outcomes; a
+composition of the possible agents that is known to beat each of them; the caller's choice; nobody to choose
+from."""
 
 Doubt = Literal["unfamiliar", "unsure", "parts_disagree", "provisional"]
 """Why the base answers instead of the most probable agent: the prompt is like none of its examples; the
@@ -138,8 +139,8 @@ class AdapterVersion:
 
 
 Residency = Literal["slot", "host", "disk"]
-"""Where an adapter's weights are: in a slot, ready to run; in the engine's host memory, a copy away; or on disk
-alone, or not known."""
+"""Where an adapter's weights are: in a slot, ready to run; in the engine's host memory, a copy away; or on
+disk alone, or not known."""
 
 
 class Prober(Protocol):

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_lora.agents.orchestrator import Orchestrator, Routes
+from adaptive_lora.agents.orchestrator import Orchestrator
+from adaptive_lora.agents.view import FleetView, Routes
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.telemetry.metrics import Metrics
 from adaptive_lora.types import AdapterVersion
@@ -42,6 +43,7 @@ def orchestrate(
     engine: FakeEngine, versions: list[AdapterVersion], metrics: Metrics
 ) -> Callable[..., Orchestrator]:
     def build(router: Routes | None = None, *, timeout_s: float = 30.0) -> Orchestrator:
-        return Orchestrator(engine, router, versions, timeout_s=timeout_s, metrics=metrics, base_version="b0")
+        view = FleetView.of(versions, router)
+        return Orchestrator(engine, lambda: view, timeout_s=timeout_s, metrics=metrics, base_version="b0")
 
     return build

@@ -1,7 +1,10 @@
 """Applications on FakeEngine: through ASGI (`serve`) and on a real socket (`listen`)."""
 
 import asyncio
+import atexit
 import itertools
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -12,12 +15,11 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from adaptive_lora.adapters.catalog import Catalog
 from adaptive_lora.engine.fake import FakeEngine
-from adaptive_lora.errors import RankTooLarge
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.settings import Settings
-from adaptive_lora.types import BASE, AdapterVersion, RouteDecision, Standing
+from adaptive_lora.types import BASE, AdapterVersion, Probe, RouteDecision, Standing
+from tests.adapter_folders import verified, write_adapter
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Listen = Callable[..., AbstractAsyncContextManager[int]]
@@ -29,6 +31,12 @@ class KeywordRouter:
     def standing(self, agent: str) -> Standing:
         return Standing("routed")
 
+    def with_agent(self, agent: str, examples: Sequence[str], *, description: str = "") -> "KeywordRouter":
+        return self
+
+    def without_agent(self, agent: str) -> "KeywordRouter":
+        return self
+
     def route(
         self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
     ) -> RouteDecision:
@@ -39,14 +47,33 @@ class KeywordRouter:
         return RouteDecision(BASE, 0.2, "abstained", {})
 
 
-CODE = AdapterVersion("code", "3f9c2a000001", Path("code"), 8, "writes code", ("write code",), 1_000)
-CREATIVE = AdapterVersion("creative", "aaaa00000002", Path("creative"), 16, "writes", ("a poem",), 2_000)
-CATALOG = Catalog((CODE, CREATIVE), {"big": RankTooLarge("rank 512 is too large")})
+FLEET = Path(tempfile.mkdtemp(prefix="adaptive-lora-tests-"))
+atexit.register(shutil.rmtree, FLEET, ignore_errors=True)
+PROBES = tuple(Probe(f"say {i}", f"answer {i}") for i in range(2))
+
+
+BASE_MODEL = "fake-base"
+
+
+def agent(name: str, *, seed: int, folder: Path = FLEET, **changes: Any) -> AdapterVersion:
+    """An adapter in `folder`, whose example names it."""
+    path = write_adapter(
+        folder / name, examples=[f"{name} please"], probes=PROBES, base_model=BASE_MODEL, seed=seed, **changes
+    )
+    return verified(path, base_model=BASE_MODEL)
+
+
+CODE = agent("code", seed=1)
+CREATIVE = agent("creative", seed=2, rank=16)
+BIG = agent("big", seed=3, rank=128)
+"""More than the engine of these tests takes."""
 
 
 def settings_of(**sections: dict[str, Any]) -> Settings:
-    model = {"engine": "fake", "base_model": "fake-base", **sections.pop("model", {})}
-    return Settings.model_validate({"model": model, **sections})
+    """The fake engine with CODE and CREATIVE; BIG is refused."""
+    model = {"engine": "fake", "base_model": BASE_MODEL, **sections.pop("model", {})}
+    adapters = {"path": FLEET, "max_lora_rank": 64, **sections.pop("adapters", {})}
+    return Settings.model_validate({"model": model, "adapters": adapters, **sections})
 
 
 @pytest.fixture
@@ -56,8 +83,8 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def build(engine: FakeEngine) -> Callable[..., FastAPI]:
-    def _build(**sections: Any) -> FastAPI:
-        return create_app(settings_of(**sections), engine=engine, catalog=CATALOG, router=KeywordRouter())
+    def _build(*, engine: FakeEngine = engine, **sections: Any) -> FastAPI:
+        return create_app(settings_of(**sections), engine=engine, router=KeywordRouter())
 
     return _build
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from adaptive_lora.engine.fake import FakeEngine
-from tests.serving.conftest import Listen, Serve
+from tests.serving.conftest import CODE, CREATIVE, Listen, Serve
 
 ANSWER_KEYS = [
     "request_id", "text", "adapter", "version", "confidence", "finish_reason", "usage", "latency_ms",
@@ -26,13 +26,13 @@ async def test_the_router_decides_and_the_answer_says_so(client: httpx.AsyncClie
     body = response.json()
     assert response.status_code == 200
     assert list(body) == ANSWER_KEYS
-    assert (body["adapter"], body["version"], body["confidence"]) == ("code", "3f9c2a000001", 0.9)
+    assert (body["adapter"], body["version"], body["confidence"]) == ("code", CODE.version, 0.9)
     assert body["text"]
     assert (
         body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
     )
     assert response.headers["x-adaptive-lora-agent"] == "code"
-    assert response.headers["x-adaptive-lora-version"] == "3f9c2a000001"
+    assert response.headers["x-adaptive-lora-version"] == CODE.version
     assert response.headers["x-adaptive-lora-confidence"] == "0.9000"
     assert response.headers["x-adaptive-lora-decision"] == "routed"
     assert response.headers["x-request-id"] == body["request_id"]
@@ -40,7 +40,7 @@ async def test_the_router_decides_and_the_answer_says_so(client: httpx.AsyncClie
 
 @pytest.mark.parametrize(
     ("adapter", "agent"),
-    [("base", "base"), ("creative", "creative"), ("code@3f9c", "code"), ("auto", "base")],
+    [("base", "base"), ("creative", "creative"), (f"code@{CODE.version[:4]}", "code"), ("auto", "base")],
 )
 async def test_a_named_adapter_answers(client: httpx.AsyncClient, adapter: str, agent: str) -> None:
     body = (await client.post("/generate", json={"prompt": "hello", "adapter": adapter})).json()
@@ -216,7 +216,7 @@ async def test_a_batch_is_one_form_or_the_other_and_bounded(
 async def test_route_decides_without_generating(client: httpx.AsyncClient) -> None:
     before = (await client.get("/metrics")).text
     body = (await client.post("/route", json={"prompt": "creative, please"})).json()
-    assert (body["agent"], body["version"], body["reason"]) == ("creative", "aaaa00000002", "routed")
+    assert (body["agent"], body["version"], body["reason"]) == ("creative", CREATIVE.version, "routed")
     assert body["scores"]["creative"] == 0.9
     assert body["explanation"] == {"word": "creative"}
     after = (await client.get("/metrics")).text

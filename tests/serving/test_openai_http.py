@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from adaptive_lora.engine.fake import FakeEngine
-from tests.serving.conftest import Listen
+from tests.serving.conftest import CODE, CREATIVE, Listen
 
 USER = [{"role": "user", "content": "some code"}]
 CHAT = "/v1/chat/completions"
@@ -26,7 +26,7 @@ async def chat(client: httpx.AsyncClient, **options: Any) -> dict[str, Any]:
 async def test_model_is_who_answered(client: httpx.AsyncClient) -> None:
     body = await chat(client, model="auto")
     assert body["model"] == "code"
-    assert body["adaptive_lora"]["version"] == "3f9c2a000001"
+    assert body["adaptive_lora"]["version"] == CODE.version
     assert body["adaptive_lora"]["confidence"] == 0.9
     assert (await chat(client, model="base"))["model"] == "base"
 
@@ -202,7 +202,9 @@ async def test_a_failed_prompt_fails_the_completion_with_its_own_error(client: h
 async def test_models_are_every_name_that_may_be_asked_for(client: httpx.AsyncClient) -> None:
     body = (await client.get("/v1/models")).json()
     ids = [model["id"] for model in body["data"]]
-    assert ids == ["auto", "base", "code", "creative", "code@3f9c2a000001", "creative@aaaa00000002"]
+    assert ids == [
+        "auto", "base", "code", "creative", "code@prod", "creative@prod", CODE.id, CREATIVE.id,
+    ]  # fmt: skip
     for name in ids:
         assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
         assert (await chat(client, model=name))["model"] in ("base", "code", "creative")

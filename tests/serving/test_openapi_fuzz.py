@@ -14,12 +14,12 @@ from schemathesis import Case
 
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.serving.api import create_app
-from tests.serving.conftest import CATALOG, KeywordRouter, settings_of
+from tests.serving.conftest import KeywordRouter, settings_of
 
 N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 
 SCHEMA = schemathesis.openapi.from_dict(
-    create_app(settings_of(), engine=FakeEngine(), catalog=CATALOG, router=KeywordRouter()).openapi()
+    create_app(settings_of(), engine=FakeEngine(), router=KeywordRouter()).openapi()
 )
 # What the schema language cannot say is refused all the same: NFC, control characters, the grammar of names.
 SCHEMA.config.checks.positive_data_acceptance.enabled = False
@@ -29,7 +29,7 @@ SCHEMA.config.checks.negative_data_rejection.expected_statuses = ["400", "404", 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     engine = FakeEngine(max_model_len=128)  # so that 128 prompts with n = 16 are soon answered
-    app = create_app(settings_of(), engine=engine, catalog=CATALOG, router=KeywordRouter())
+    app = create_app(settings_of(), engine=engine, router=KeywordRouter())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,29 +1,30 @@
 """From the first second to the last: loading, failing, stalling, stopping."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from adaptive_lora.adapters.catalog import Catalog
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import AdapterError, EngineError, HashMismatch, WrongModules
-from adaptive_lora.serving import loading
 from adaptive_lora.serving import runtime as runtimes
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.types import AdapterVersion
-from tests.serving.conftest import CATALOG, KeywordRouter, ready, settings_of, until
+from tests.serving.conftest import CODE, CREATIVE, FLEET, KeywordRouter, ready, settings_of, until
 
 
 @asynccontextmanager
 async def started(engine: Any, **given: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Runtime, list[str]]]:
     failures: list[str] = []
-    given = {"catalog": CATALOG, "router": KeywordRouter(), **given}
-    app = create_app(settings_of(), engine=engine, on_failure=lambda: failures.append("failed"), **given)
+    settings = settings_of(**given.pop("sections", {}))
+    given = {"router": KeywordRouter(), **given}
+    app = create_app(settings, engine=engine, on_failure=lambda: failures.append("failed"), **given)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -69,9 +70,9 @@ async def test_ready_means_that_base_and_agents_have_generated(engine: FakeEngin
     async with started(engine) as (client, _, _):
         await ready(client)
         health = (await client.get("/health")).json()
-    assert asked == [None, "code@3f9c2a000001", "creative@aaaa00000002"]
+    assert asked == [None, CODE.id, CREATIVE.id]
     assert health["status"] == "ready"
-    assert health["adapters"] == ["code@3f9c2a000001", "creative@aaaa00000002"]
+    assert health["adapters"] == [CODE.id, CREATIVE.id]
     assert health["rejected"] == ["big"]
     assert health["engine"]["loaded_adapters"] == 2
 
@@ -117,26 +118,32 @@ async def test_an_adapter_that_the_engine_refuses_keeps_nobody_out() -> None:
     assert routed["adapter"] == "base"
 
 
-async def test_an_adapter_that_changed_since_it_was_verified_is_not_served(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def check(version: AdapterVersion) -> None:
-        if version.name == "code":
-            raise HashMismatch("it changed")
+async def test_an_adapter_that_changes_while_the_model_loads_is_not_served(tmp_path: Path) -> None:
+    shutil.copytree(FLEET, tmp_path / "fleet")
 
-    monkeypatch.setattr(loading, "load_catalog", lambda settings, base: CATALOG)
-    monkeypatch.setattr(loading, "check_unchanged", check)
-    async with started(engine, catalog=None) as (client, runtime, _):
+    class Slow(FakeEngine):
+        """Before it is ready somebody exchanges a file that has been verified."""
+
+        async def start(self) -> None:
+            await until(lambda: seen.is_set())
+            (tmp_path / "fleet" / "code" / "adapter_model.safetensors").write_bytes(b"other weights")
+            await super().start()
+
+    seen = asyncio.Event()
+    async with started(Slow(), sections={"adapters": {"path": tmp_path / "fleet"}}) as (client, runtime, _):
+        await until(lambda: "loading the base model" in runtime.detail)
+        await until(lambda: runtime._registry is not None)
+        seen.set()
         await ready(client)
         assert isinstance(runtime.rejected["code"], HashMismatch)
-        assert list(engine.adapters) == ["creative@aaaa00000002"]
+        assert list(runtime.engine.adapters) == [CREATIVE.id]
 
 
 async def test_an_adapter_that_does_not_generate_is_not_served(engine: FakeEngine) -> None:
     generate = engine.generate
 
     def failing(request: Any) -> Any:
-        if request.adapter_id == "code@3f9c2a000001":
+        if request.adapter_id == CODE.id:
             raise EngineError("it breaks")
         return generate(request)
 
@@ -150,7 +157,7 @@ async def test_an_adapter_that_does_not_generate_is_not_served(engine: FakeEngin
 
 
 async def test_without_adapters_the_base_serves(engine: FakeEngine) -> None:
-    async with started(engine, catalog=Catalog(), router=None) as (client, _, _):
+    async with started(engine, router=None, sections={"adapters": {"path": None}}) as (client, _, _):
         await ready(client)
         body = (await client.post("/generate", json={"prompt": "x"})).json()
         routed = (await client.post("/route", json={"prompt": "x"})).json()

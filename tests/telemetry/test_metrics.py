@@ -35,7 +35,7 @@ def test_abstentions_are_decisions_with_that_reason() -> None:
 
 def test_a_chunk_of_several_tokens_counts_each() -> None:
     metrics = Metrics()
-    meter = metrics.meter("code", started=0.0)
+    meter = metrics.meter("code", "3f9c2a000001", started=0.0)
     for n_tokens in (1, 3, 0):
         meter.chunk(TokenChunk(0, "x", n_tokens, 7))
     meter.end("done")
@@ -53,3 +53,16 @@ def test_two_processes_worth_of_metrics_do_not_share_a_registry() -> None:
     first, second = Metrics(), Metrics()
     first.request(route="/generate", status="error", code=404, seconds=0.1)
     assert b"/generate" not in second.render()
+
+
+def test_versions_are_counted_apart_until_they_go() -> None:
+    metrics = Metrics()
+    for version, outcome in (("old", "done"), ("new", "done"), ("new", "error")):
+        metrics.meter("code", version, started=0.0).end(outcome)
+    text = metrics.render().decode()
+    assert 'lora_version_requests_total{agent="code",outcome="error",version="new"} 1.0' in text
+    metrics.forget_version("code", "new")
+    text = metrics.render().decode()
+    assert 'version="new"' not in text
+    assert 'version="old"' in text
+    assert 'lora_requests_total{agent="code",outcome="done"} 2.0' in text

@@ -1,7 +1,8 @@
-"""Does the adapter do anything, and does it do its own trade better than the base? Asked of the engine that serves.
+"""Does the adapter do anything, and does it do its own trade better than the base? Asked of the engine that
+serves.
 
-An adapter can load "OK" and have no effect: wrong module names, zero weights, an engine that ignores it. So the
-engine itself is asked for the log-probabilities of given texts, with the adapter and without.
+An adapter can load "OK" and have no effect: wrong module names, zero weights, an engine that ignores it. So
+the engine itself is asked for the log-probabilities of given texts, with the adapter and without.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ async def measure_effect(adapter: AdapterVersion, prober: Prober) -> EffectRepor
 
 
 def check_effect(adapter: AdapterVersion, report: EffectReport) -> None:
-    """Raise NoEffect or WorseThanBase if the report says so. Without probes the second cannot be said, without
-    any text neither."""
+    """Raise NoEffect or WorseThanBase if the report says so. Without probes the second cannot be said,
+    without any text neither."""
     # "not >=" and not "<": what is no number passes neither.
     if report.n_texts and not report.difference >= MIN_DIFFERENCE:
         raise NoEffect(

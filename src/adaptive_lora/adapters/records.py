@@ -36,6 +36,14 @@ Expected = str | Literal[Anything.ANY] | None
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """Who changes the fleet, and why; for the history."""
+
+    who: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NewVersion:
     """A version to add: what `AdapterVersion` says of it, and where it came from."""
 

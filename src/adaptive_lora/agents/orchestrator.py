@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from adaptive_lora.agents.names import Agent, AgentName, Auto, Base, Composition
 from adaptive_lora.agents.plan import Plan
+from adaptive_lora.agents.view import FleetView
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.errors import (
     AdaptiveLoraError,
     DeadlineExceeded,
     EngineError,
     RequestAborted,
-    UnknownAdapter,
     Unsupported,
 )
 from adaptive_lora.telemetry.metrics import Metrics
@@ -33,23 +33,15 @@ from adaptive_lora.types import (
     GenerateRequest,
     Prompt,
     RouteDecision,
-    Standing,
     TokenChunk,
     TokenLogprob,
     Usage,
 )
 
+if TYPE_CHECKING:
+    from adaptive_lora.agents.compositions import Compositions
+
 _log = logging.getLogger(__name__)
-
-
-class Routes(Protocol):
-    """What the orchestrator needs of a router (`adaptive_lora.router.router.Router` is one)."""
-
-    def route(
-        self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
-    ) -> RouteDecision: ...
-
-    def standing(self, agent: str) -> Standing: ...
 
 
 def routing_text(prompt: Prompt) -> str:
@@ -67,31 +59,25 @@ def routing_text(prompt: Prompt) -> str:
 
 
 class Orchestrator:
-    """Serves one fleet: one engine, the adapters loaded into it, and the router over them.
-
-    `versions` may hold several versions of one name; the last is the one that the bare name means.
-    """
+    """Serves one fleet with one engine. `view` gives the fleet's present state; each request takes it
+    once."""
 
     def __init__(
         self,
         engine: Engine,
-        router: Routes | None,
-        versions: Sequence[AdapterVersion],
+        view: Callable[[], FleetView],
         *,
         timeout_s: float,
         metrics: Metrics,
         base_version: str = BASE,
+        compositions: Compositions | None = None,
     ) -> None:
         self._engine = engine
-        self._router = router
+        self._view = view
         self._timeout_s = timeout_s
         self._metrics = metrics
         self._base_version = base_version
-        by_name: dict[str, list[AdapterVersion]] = {}
-        for version in versions:
-            by_name.setdefault(version.name, []).append(version)
-        self._by_name: Mapping[str, list[AdapterVersion]] = by_name
-        self._candidates = tuple(sorted(by_name))
+        self._compositions = compositions
         self.last_token_at: float | None = None
         """`time.monotonic` of the last chunk of any request: proof that the engine works."""
 
@@ -100,44 +86,35 @@ class Orchestrator:
         return self._timeout_s
 
     @property
-    def candidates(self) -> tuple[str, ...]:
-        """Agents that the router may choose, sorted; the base is not among them."""
-        return self._candidates
+    def view(self) -> FleetView:
+        """The fleet as it is now."""
+        return self._view()
 
-    @property
-    def versions(self) -> tuple[AdapterVersion, ...]:
-        return tuple(version for versions in self._by_name.values() for version in versions)
+    async def plan(self, prompt: Prompt, name: AgentName, *, key: str = "", explain: bool = False) -> Plan:
+        """Decide who answers. `key` (the request's id) decides which share of an agent's traffic it belongs
+        to.
 
-    def standing(self, agent: str) -> Standing:
-        """How `agent` takes part in routing."""
-        if self._router is None:
-            return Standing("explicit_only", "there is no router")
-        return self._router.standing(agent)
-
-    def plan(self, prompt: Prompt, name: AgentName, *, explain: bool = False) -> Plan:
-        """Decide who answers. Explicit names touch no router; `auto` costs its few milliseconds of CPU, so
-        call that in a thread (`plan_async`) where others wait.
+        Explicit names touch no router; `auto` costs its few milliseconds of CPU in a thread. A composition
+        that has not been asked for lately is built first.
 
         Raises UnknownAdapter for a name or version that is not served, Unsupported for what the grammar knows
         and this build does not.
         """
+        view = self._view()
         match name:
             case Auto():
-                return self._route(prompt, explain=explain)
+                return await self._route(view, prompt, key, explain=explain)
             case Base():
-                return self._explicit(None)
+                return Plan(RouteDecision(BASE, 1.0, "explicit", {}), None, self._base_version)
             case Agent():
-                return self._explicit(self._resolve(name))
+                version, alias = view.resolve(name, key)
+                decision = RouteDecision(version.name, 1.0, "explicit", {})
+                return Plan(decision, version, self._base_version, alias)
             case Composition():
-                raise Unsupported(f"compositions like {str(name)!r} are not served yet: name one agent")
+                version = await self._compose(view, name, key)
+                return Plan(RouteDecision(str(name), 1.0, "explicit", {}), version, self._base_version)
             case _:
                 raise Unsupported(f"teams like {str(name)!r} are not served yet: name one agent")
-
-    async def plan_async(self, prompt: Prompt, name: AgentName, *, explain: bool = False) -> Plan:
-        """`plan`, without holding up the event loop."""
-        if isinstance(name, Auto) and self._router is not None:
-            return await asyncio.to_thread(self.plan, prompt, name, explain=explain)
-        return self.plan(prompt, name, explain=explain)
 
     def deadline(self) -> float:
         """When a request that arrives now must have ended; on the event loop's clock."""
@@ -155,35 +132,36 @@ class Orchestrator:
         if request.adapter_id != plan.adapter_id:
             raise ValueError("the request's adapter is not the plan's")
         ends_at = self.deadline() if deadline is None else deadline
-        meter = self._metrics.meter(plan.agent, started=time.perf_counter())
+        meter = self._metrics.meter(*plan.labels, started=time.perf_counter())
         unfinished = request.sampling.n
         outcome = "aborted"
         chunks: AsyncIterator[TokenChunk] | None = None
-        try:
-            chunks = self._engine.generate(request)
-            while unfinished:
-                chunk = await _next_before(chunks, ends_at, self._timeout_s)
-                meter.chunk(chunk)
-                self.last_token_at = time.monotonic()
-                if chunk.finish_reason is not None:
-                    if chunk.finish_reason == "abort":
-                        raise RequestAborted("the request was stopped before it was complete")
-                    unfinished -= 1
-                    if not unfinished:
-                        outcome = "done"
-                yield chunk
-        except AdaptiveLoraError as error:
-            outcome = "error"
-            meter.error(error.code)
-            raise
-        except Exception:
-            outcome = "error"
-            meter.error("internal_error")
-            raise
-        finally:
-            meter.end(outcome)
-            if isinstance(chunks, AsyncGenerator):
-                await chunks.aclose()
+        with self._held(plan):
+            try:
+                chunks = self._engine.generate(request)
+                while unfinished:
+                    chunk = await _next_before(chunks, ends_at, self._timeout_s)
+                    meter.chunk(chunk)
+                    self.last_token_at = time.monotonic()
+                    if chunk.finish_reason is not None:
+                        if chunk.finish_reason == "abort":
+                            raise RequestAborted("the request was stopped before it was complete")
+                        unfinished -= 1
+                        if not unfinished:
+                            outcome = "done"
+                    yield chunk
+            except AdaptiveLoraError as error:
+                outcome = "error"
+                meter.error(error.code)
+                raise
+            except Exception:
+                outcome = "error"
+                meter.error("internal_error")
+                raise
+            finally:
+                meter.end(outcome)
+                if isinstance(chunks, AsyncGenerator):
+                    await chunks.aclose()
 
     async def complete(
         self, plan: Plan, request: GenerateRequest, *, deadline: float | None = None
@@ -195,36 +173,37 @@ class Orchestrator:
                 choices[chunk.index].add(chunk)
         return [choice.completion(index) for index, choice in enumerate(choices)]
 
-    def _route(self, prompt: Prompt, *, explain: bool) -> Plan:
+    def _held(self, plan: Plan) -> AbstractContextManager[None]:
+        """While it lasts, the plan's composition is not evicted."""
+        if self._compositions is None or plan.adapter_id is None:
+            return nullcontext()
+        return self._compositions.using(plan.adapter_id)
+
+    async def _route(self, view: FleetView, prompt: Prompt, key: str, *, explain: bool) -> Plan:
         started = time.perf_counter()
-        if self._router is None or not self._candidates:
+        router, candidates = view.router, view.candidates
+        if router is None or not candidates:
             decision = RouteDecision(BASE, 1.0, "no_candidates", {})
         else:
-            decision = self._router.route(routing_text(prompt), self._candidates, explain=explain)
+            text = routing_text(prompt)
+            decision = await asyncio.to_thread(router.route, text, candidates, explain=explain)
         self._metrics.routed(decision, seconds=time.perf_counter() - started)
-        adapter = None if decision.agent == BASE else self._by_name[decision.agent][-1]
-        return Plan(decision, adapter, self._base_version)
+        proposed = view.compositions.get(frozenset(decision.candidates))
+        if proposed is not None and decision.agent in decision.candidates:
+            version = await self._compose(view, proposed, key)
+            decision = replace(decision, agent=str(proposed), reason="composed")
+            return Plan(decision, version, self._base_version)
+        if decision.agent == BASE:
+            return Plan(decision, None, self._base_version)
+        version, alias = view.resolve(Agent(decision.agent), key)
+        return Plan(decision, version, self._base_version, alias)
 
-    def _explicit(self, adapter: AdapterVersion | None) -> Plan:
-        name = adapter.name if adapter else BASE
-        return Plan(RouteDecision(name, 1.0, "explicit", {}), adapter, self._base_version)
-
-    def _resolve(self, name: Agent) -> AdapterVersion:
-        versions = self._by_name.get(name.name)
-        if not versions:
-            known = ", ".join(self._candidates) or "none"
-            raise UnknownAdapter(f"there is no agent {name.name!r}; agents: {known}; also 'auto' and 'base'")
-        if name.ref is None:
-            return versions[-1]
-        served = ", ".join(str(version.id) for version in versions)
-        if not name.is_version:
-            raise UnknownAdapter(f"{name.name!r} has no version or alias {name.ref!r}; served: {served}")
-        matches = [version for version in versions if version.version.startswith(name.ref)]
-        if not matches:
-            raise UnknownAdapter(f"{name.name!r} has no version {name.ref!r}; served: {served}")
-        if len(matches) > 1:
-            raise UnknownAdapter(f"{str(name)!r} fits several versions, use more digits; served: {served}")
-        return matches[0]
+    async def _compose(self, view: FleetView, name: Composition, key: str) -> AdapterVersion:
+        if self._compositions is None:
+            raise Unsupported(f"compositions like {str(name)!r} are not served here: name one agent")
+        return await self._compositions.get(
+            [(view.resolve(agent, key)[0], weight) for agent, weight in name.parts]
+        )
 
 
 async def _next_before(chunks: AsyncIterator[TokenChunk], ends_at: float, timeout_s: float) -> TokenChunk:

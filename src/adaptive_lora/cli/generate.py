@@ -106,7 +106,7 @@ async def _ask_engine(
         started = time.perf_counter()
         request_id = f"cli-{uuid.uuid4().hex}"
         prompt = as_prompt(text, raw=False)
-        plan = await runtime.orchestrator.plan_async(prompt, agent_name)
+        plan = await runtime.orchestrator.plan(prompt, agent_name, key=request_id)
         sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature)
         request = GenerateRequest(request_id, prompt, sampling, plan.adapter_id)
         pieces: list[str] = []

@@ -6,6 +6,7 @@ provisional, nothing is explored and the router's decision stands.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -39,8 +40,26 @@ class LearningRouter:
         self._lock = threading.Lock()
         _log.info("learning from outcomes in %s: %d so far", folder, self._learner.n_outcomes)
 
+    @property
+    def router(self) -> Router:
+        """The one whose decisions it starts from."""
+        return self._router
+
     def standing(self, agent: str) -> Standing:
         return self._router.standing(agent)
+
+    def with_agent(self, agent: str, examples: Sequence[str], *, description: str = "") -> LearningRouter:
+        """As `Router.with_agent`. What has been learnt from outcomes is shared with this one."""
+        return self._over(self._router.with_agent(agent, examples, description=description))
+
+    def without_agent(self, agent: str) -> LearningRouter:
+        """As `Router.without_agent`. What has been learnt from outcomes is shared with this one."""
+        return self._over(self._router.without_agent(agent))
+
+    def _over(self, router: Router) -> LearningRouter:
+        other = copy.copy(self)
+        other._router = router
+        return other
 
     def route(
         self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False

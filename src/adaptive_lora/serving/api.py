@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.responses import Response
 
 from adaptive_lora import __version__
-from adaptive_lora.agents.orchestrator import Routes
+from adaptive_lora.agents.view import Routes
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.serving import errors
 from adaptive_lora.serving.binding import allowed_hosts
 from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
 from adaptive_lora.serving.middleware import Accounting, Admission, HostCheck, Intake
-from adaptive_lora.serving.routes import fleet, generate, health, openai_chat, openai_completions
+from adaptive_lora.serving.routes import fleet, generate, health, lifecycle, openai_chat, openai_completions
 from adaptive_lora.serving.routes.common import as_json
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
-
-if TYPE_CHECKING:
-    from adaptive_lora.adapters.catalog import Catalog
 
 DESCRIPTION = """One base model, a fleet of LoRA agents, and a router that decides which of them answers.
 
@@ -35,7 +31,6 @@ def create_app(
     settings: Settings,
     *,
     engine: Engine | None = None,
-    catalog: Catalog | None = None,
     router: Routes | None = None,
     on_failure: Callable[[], None] | None = None,
 ) -> FastAPI:
@@ -44,7 +39,7 @@ def create_app(
     more.
     """
     metrics = Metrics()
-    runtime = Runtime(settings, metrics, engine=engine, catalog=catalog, router=router, on_failure=on_failure)
+    runtime = Runtime(settings, metrics, engine=engine, router=router, on_failure=on_failure)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +59,7 @@ def create_app(
     )
     app.state.runtime = runtime
     errors.install(app)
-    for module in (generate, openai_chat, openai_completions, fleet, health):
+    for module in (generate, openai_chat, openai_completions, fleet, lifecycle, health):
         app.include_router(module.router)
 
     @app.get("/", include_in_schema=False)
@@ -75,7 +70,12 @@ def create_app(
 
     # The last one added is the outermost.
     app.add_middleware(Admission, limit=settings.api.max_concurrent_requests)
-    app.add_middleware(Intake, max_body_bytes=settings.api.max_body_bytes, read_timeout_s=BODY_READ_TIMEOUT_S)
+    app.add_middleware(
+        Intake,
+        max_body_bytes=settings.api.max_body_bytes,
+        read_timeout_s=BODY_READ_TIMEOUT_S,
+        streamed={lifecycle.UPLOAD_PATH},
+    )
     app.add_middleware(HostCheck, allowed=allowed_hosts(settings.api))
     app.add_middleware(Accounting, metrics=metrics)
     return app

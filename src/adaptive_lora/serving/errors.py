@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from adaptive_lora import errors
 from adaptive_lora.errors import AdaptiveLoraError
@@ -74,6 +75,7 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: "body_too_large",
+    415: "unsupported_media_type",
     421: "wrong_host",
     422: "invalid_request",
     503: "overloaded",
@@ -157,8 +159,20 @@ async def _http(request: Request, error: Exception) -> Response:
     if status == 400 and error.detail == "There was an error parsing the body":
         message = "the body is not valid JSON in UTF-8"
     code = _HTTP_CODES.get(status, "http_error")
+    headers = {"allow": _allowed(request)} if status == 405 else error.headers
     request_id = context_of(request.scope).request_id
-    return error_response(status, code, message, request_id, headers=error.headers)
+    return error_response(status, code, message, request_id, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of every route of this path; Starlette names those of the first one only."""
+    methods = {
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in getattr(route, "methods", None) or ()
+    }
+    return ", ".join(sorted(methods))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

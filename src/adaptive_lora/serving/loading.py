@@ -6,7 +6,8 @@ Imports as late as it can: a server should answer /live long before numpy and it
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from adaptive_lora.adapters.base import BaseModelInfo
     from adaptive_lora.adapters.catalog import Catalog
     from adaptive_lora.adapters.origin import Origin
-    from adaptive_lora.agents.orchestrator import Routes
+    from adaptive_lora.adapters.registry import Registry
+    from adaptive_lora.agents.compositions import Compositions
+    from adaptive_lora.agents.fleet import Fleet
+    from adaptive_lora.agents.view import Routes
     from adaptive_lora.engine.base import Engine
     from adaptive_lora.router.encoder import Encoder
     from adaptive_lora.router.router import Router
+    from adaptive_lora.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
@@ -86,11 +91,90 @@ def load_catalog(settings: Settings, base: BaseModelInfo) -> Catalog:
     return catalog.load_catalog(settings.adapters.path, base=base, max_rank=settings.adapters.max_lora_rank)
 
 
-def check_unchanged(version: AdapterVersion) -> None:
-    """The engine is about to read the files that were verified some time ago: are they still the same?"""
-    from adaptive_lora.adapters.verify import check_unchanged as check
+def open_registry(settings: Settings) -> Registry:
+    """The registry that `registry.database_url` names, or a file in the state folder. Migrates it forward."""
+    from adaptive_lora.adapters.registry import Registry
+    from adaptive_lora.adapters.state import state_folder
 
-    check(version)
+    url = settings.registry.database_url
+    if url is not None:
+        return Registry.open(url.get_secret_value())
+    folder = state_folder(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Registry.open(f"sqlite:///{folder / 'registry.db'}")
+
+
+def make_compositions(settings: Settings, engine: Engine) -> Compositions | None:
+    """None if compositions are switched off."""
+    if settings.adapters.max_compositions == 0:
+        return None
+    from adaptive_lora.adapters.state import state_folder
+    from adaptive_lora.agents.compositions import Compositions
+
+    return Compositions(
+        engine,
+        state_folder(settings) / "compositions",
+        max_rank=settings.adapters.max_lora_rank,
+        capacity=settings.adapters.max_compositions,
+    )
+
+
+def make_fleet(
+    settings: Settings,
+    engine: Engine,
+    registry: Registry,
+    base: BaseModelInfo,
+    *,
+    prove: Callable[[AdapterVersion], Awaitable[None]],
+    metrics: Metrics,
+    compositions: Compositions | None,
+) -> Fleet:
+    """The fleet of this process, empty so far."""
+    from adaptive_lora.adapters.state import state_folder
+    from adaptive_lora.adapters.store import Store
+    from adaptive_lora.agents.fleet import Fleet
+    from adaptive_lora.agents.reconcile import Reconciler
+
+    async def on_unload(version_id: str) -> None:
+        metrics.forget_version(*version_id.split("@"))
+        if compositions is not None:
+            await compositions.forget(version_id)
+
+    store = Store(state_folder(settings), settings.storage.url)
+    max_rank = settings.adapters.max_lora_rank
+    reconciler = Reconciler(
+        engine,
+        store,
+        base=base,
+        max_rank=max_rank,
+        prove=prove,
+        fit_router=partial(make_routes, settings),
+        keep_router=partial(_keep_router, settings.router.bundle_path),
+        on_unload=on_unload,
+    )
+    return Fleet(
+        engine,
+        registry,
+        store,
+        reconciler,
+        base=base,
+        max_rank=max_rank,
+        prove=prove,
+        effect_checks=settings.adapters.effect_checks,
+    )
+
+
+def _keep_router(bundle_path: Path | None, routes: Routes, versions: Mapping[str, str]) -> None:
+    """Where bundles are served, what the router has learnt while serving becomes one: a restart finds it."""
+    if bundle_path is None:
+        return
+    from adaptive_lora.router.bundle import BundleStore
+    from adaptive_lora.router.learning import LearningRouter
+    from adaptive_lora.router.router import Router
+
+    router = routes.router if isinstance(routes, LearningRouter) else routes
+    if isinstance(router, Router):
+        BundleStore(bundle_path).save(router, versions, why="the fleet changed")
 
 
 def make_routes(settings: Settings, versions: Sequence[AdapterVersion]) -> Routes:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -159,13 +159,18 @@ class Intake:
     """Reads the body, bounded in size and time; then watches the client, and cancels the work when it goes
     away."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, read_timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, read_timeout_s: float, streamed: Collection[str] = ()
+    ) -> None:
+        """`streamed` are the paths whose endpoints read their bodies, and bound them, themselves."""
         self._app = app
+        self._streamed = frozenset(streamed)
         self._max_body_bytes = max_body_bytes
         self._read_timeout_s = read_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        is_read_here = scope["type"] == "http" and scope["path"] not in self._streamed
+        if not is_read_here or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
         context = context_of(scope)

@@ -12,11 +12,13 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from adaptive_lora import demo_fleet
-from adaptive_lora.agents.orchestrator import Orchestrator, Routes
+from adaptive_lora.agents.orchestrator import Orchestrator
+from adaptive_lora.agents.view import Routes
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.errors import (
     AdapterError,
@@ -38,7 +40,8 @@ from adaptive_lora.types import (
 )
 
 if TYPE_CHECKING:
-    from adaptive_lora.adapters.catalog import Catalog
+    from adaptive_lora.adapters.registry import Registry
+    from adaptive_lora.agents.fleet import Fleet
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +65,6 @@ class Runtime:
         metrics: Metrics,
         *,
         engine: Engine | None = None,
-        catalog: Catalog | None = None,
         router: Routes | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
@@ -73,12 +75,12 @@ class Runtime:
         self.base_model = demo_fleet.public_name(settings.model.base_model)
         self.started_at = time.monotonic()
         self.created = int(time.time())
-        self.catalog = catalog
-        self.rejected: dict[str, AdapterError] = {}
-        self._is_catalog_ours = catalog is None
         self._engine = engine
         self._router = router
         self._on_failure = on_failure
+        self._registry: Registry | None = None
+        self._fleet: Fleet | None = None
+        self._refused: Mapping[str, AdapterError] = {}
         self._orchestrator: Orchestrator | None = None
         self._proven_at: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -98,6 +100,19 @@ class Runtime:
         return self._engine
 
     @property
+    def fleet(self) -> Fleet:
+        """Raises EngineNotReady, with the reason, unless requests are served."""
+        if self._fleet is None or self.phase not in ("ready", "stalled"):
+            raise EngineNotReady(f"not ready: {self.detail}")
+        return self._fleet
+
+    @property
+    def rejected(self) -> Mapping[str, AdapterError]:
+        """What is not served and should be: by folder of `adapters.path`, or by version."""
+        failures = self._fleet.failures if self._fleet else {}
+        return {**self._refused, **failures}
+
+    @property
     def canary_age_s(self) -> float | None:
         """Seconds since a generation is known to have worked; None before the first."""
         last = self._last_progress()
@@ -105,7 +120,7 @@ class Runtime:
 
     def start(self) -> None:
         """Begin to load, in the background of the running event loop."""
-        self._tasks.append(asyncio.create_task(self._run()))
+        self._tasks.append(asyncio.create_task(self._guarded(self._run)))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -113,8 +128,12 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.phase != "failed":
             self._enter("stopped", "the server is shutting down")
+        if self._fleet is not None:
+            await self._fleet.close()
         if self._engine is not None:
             await self._engine.stop()
+        if self._registry is not None:
+            await asyncio.to_thread(self._registry.close)
 
     async def stats(self) -> EngineStats | None:
         """The engine's snapshot, also for the gauges; None if it cannot give one."""
@@ -127,18 +146,24 @@ class Runtime:
         return self.metrics.engine.stats
 
     async def _run(self) -> None:
+        await asyncio.sleep(HEAD_START_S)
+        await self._load()
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            await self._watch()
+
+    async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """`work`, whose failure is the server's."""
         try:
-            await asyncio.sleep(HEAD_START_S)
-            await self._load()
-            while True:
-                await asyncio.sleep(WATCH_INTERVAL_S)
-                await self._watch()
+            await work()
         except AdaptiveLoraError as error:
             self._fail(error.message, error)
         except Exception as error:
             self._fail(f"{type(error).__name__}; the server's log has the details", error)
 
     async def _load(self) -> None:
+        from adaptive_lora.agents import folder
+
         engine = self._engine
         if engine is None:
             self._say("preparing the engine")
@@ -149,53 +174,44 @@ class Runtime:
             if not loading.is_on_disk(self.settings):
                 await starting  # the engine fetches the base model, which adapters are checked against
             base = await asyncio.to_thread(loading.describe_base, self.settings)
-            if self.catalog is None:
-                self.catalog = await asyncio.to_thread(loading.load_catalog, self.settings, base)
-            self.rejected = dict(self.catalog.rejected)
-            if self._router is None and self.catalog.versions:
-                self._router = await asyncio.to_thread(
-                    loading.make_routes, self.settings, self.catalog.versions
-                )
+            registry = self._registry = await asyncio.to_thread(loading.open_registry, self.settings)
+            catalog = await asyncio.to_thread(loading.load_catalog, self.settings, base)
+            expected = folder.expected(await asyncio.to_thread(registry.snapshot), catalog)
+            if self._router is None and expected:
+                self._router = await asyncio.to_thread(loading.make_routes, self.settings, expected)
             await starting
         finally:
             starting.cancel()
-        served = await self._load_adapters(engine, self.catalog)
-        self._orchestrator = Orchestrator(
-            engine,
-            self._router,
-            served,
-            timeout_s=self.settings.api.timeout,
-            metrics=self.metrics,
-            base_version=(base.fingerprint or base.name)[:12],
-        )
-        names = ", ".join(version.id for version in served) or "none"
-        self._enter("ready", "serving")
-        _log.info("ready; base model %s; agents: %s", self.base_model, names)
-
-    async def _load_adapters(self, engine: Engine, catalog: Catalog) -> list[AdapterVersion]:
-        """The adapters that the engine took and that generate. The base itself must generate, or nothing is
-        served."""
         self._say("proving that the base model generates")
         await self._canary(engine, None)
         self._say("loading the adapters")
-        served = []
-        for version in catalog.versions:
-            try:
-                if self._is_catalog_ours:
-                    await asyncio.to_thread(loading.check_unchanged, version)
-                await engine.load(version)
-                await self._canary(engine, version)
-            except EngineDead:
-                raise
-            except AdapterError as error:
-                self.rejected[version.path.name] = error
-            except EngineError as error:
-                self.rejected[version.path.name] = AdapterError(f"it does not generate: {error.message}")
-            else:
-                served.append(version)
-                continue
-            _log.error("adapter %s is not served: %s", version.id, self.rejected[version.path.name].message)
-        return served
+        compositions = loading.make_compositions(self.settings, engine)
+        fleet = self._fleet = loading.make_fleet(
+            self.settings,
+            engine,
+            registry,
+            base,
+            prove=partial(self._canary, engine),
+            metrics=self.metrics,
+            compositions=compositions,
+        )
+        if self._router is not None:
+            fleet.start_with(self._router, expected)
+        self._refused = await folder.take_in(fleet, registry, catalog)
+        await fleet.reconcile()
+        self._orchestrator = Orchestrator(
+            engine,
+            lambda: fleet.view,
+            timeout_s=self.settings.api.timeout,
+            metrics=self.metrics,
+            base_version=(base.fingerprint or base.name)[:12],
+            compositions=compositions,
+        )
+        self._tasks.append(asyncio.create_task(self._guarded(fleet.watch)))
+        self._enter("ready", "serving")
+        _log.info(
+            "ready; base model %s; agents: %s", self.base_model, ", ".join(fleet.view.versions) or "none"
+        )
 
     async def _canary(self, engine: Engine, version: AdapterVersion | None) -> None:
         """Generate a few tokens. Raises EngineError if nothing comes, or not in time."""

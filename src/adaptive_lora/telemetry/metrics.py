@@ -6,6 +6,7 @@ outcomes.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 
@@ -49,6 +50,7 @@ REQUEST_SECONDS = (
 )
 TTFT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5)
+OUTCOMES = ("done", "error", "aborted")
 ROUTING_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -116,6 +118,12 @@ class Metrics:
             ["agent", "outcome"],
             registry=self.registry,
         )
+        self._version_requests = Counter(
+            "lora_version_requests",
+            "Generations by agent, version and outcome: a canary beside what it may replace",
+            ["agent", "version", "outcome"],
+            registry=self.registry,
+        )
         self._agent_errors = Counter(
             "lora_request_errors",
             "Failed generations by error code",
@@ -153,9 +161,15 @@ class Metrics:
         self._decisions.labels(decision.agent, decision.reason).inc()
         self._routing.observe(seconds)
 
-    def meter(self, agent: str, *, started: float) -> AgentMeter:
+    def meter(self, agent: str, version: str, *, started: float) -> AgentMeter:
         """Meter one generation. `started` is on `time.perf_counter`'s clock."""
-        return AgentMeter(self, agent, started)
+        return AgentMeter(self, agent, version, started)
+
+    def forget_version(self, agent: str, version: str) -> None:
+        """Drop the series of a version that is no longer served, so that their number stays bounded."""
+        for outcome in OUTCOMES:
+            with contextlib.suppress(KeyError):
+                self._version_requests.remove(agent, version, outcome)
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
@@ -165,11 +179,12 @@ class Metrics:
 class AgentMeter:
     """One generation of one agent: call `chunk` for each chunk, then `end` exactly once."""
 
-    __slots__ = ("_agent", "_first", "_itl", "_last", "_metrics", "_n_tokens", "_started")
+    __slots__ = ("_agent", "_first", "_itl", "_last", "_metrics", "_n_tokens", "_started", "_version")
 
-    def __init__(self, metrics: Metrics, agent: str, started: float) -> None:
+    def __init__(self, metrics: Metrics, agent: str, version: str, started: float) -> None:
         self._metrics = metrics
         self._agent = agent
+        self._version = version
         self._started = started
         self._first = True
         self._n_tokens = 0
@@ -197,7 +212,8 @@ class AgentMeter:
         self._metrics._agent_errors.labels(self._agent, code).inc()
 
     def end(self, outcome: str) -> None:
-        """`outcome` is done, error or aborted."""
+        """`outcome` is one of OUTCOMES."""
         self._metrics._agent_requests.labels(self._agent, outcome).inc()
+        self._metrics._version_requests.labels(self._agent, self._version, outcome).inc()
         if self._n_tokens:
             self._metrics._completion_tokens.labels(self._agent).inc(self._n_tokens)

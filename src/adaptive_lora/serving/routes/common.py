@@ -22,14 +22,18 @@ def runtime_of(request: Request) -> Runtime:
 
 _REASONS = {
     400: "The request cannot be served as it is, or the Host header is malformed",
+    403: "Not allowed here",
     404: "Unknown agent or model",
     408: "The body did not arrive in time",
+    409: "The fleet is not in the state that this change needs",
     413: "The body is too large",
+    415: "Not a type that this endpoint reads",
     421: "This server does not answer for that host name",
     422: "The body does not fit the schema",
     500: "Something went wrong on the server",
     503: "Not ready, overloaded, or stopped; see Retry-After",
     504: "The request ran past its deadline",
+    507: "No room on the disk",
 }
 
 

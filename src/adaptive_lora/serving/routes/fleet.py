@@ -21,25 +21,32 @@ router = APIRouter()
 async def adapters(request: Request) -> Response:
     """The fleet: what is served, and what was found and is not, with the reason."""
     runtime = runtime_of(request)
-    orchestrator = runtime.orchestrator
-    served = [
-        {
-            "name": version.name,
-            "version": version.version,
-            "id": version.id,
-            "description": version.description,
-            "rank": version.rank,
-            "size_bytes": version.size_bytes,
-            "n_examples": len(version.examples),
-            "state": "ready",
-            "routing": orchestrator.standing(version.name).routing,
-            "missing": orchestrator.standing(version.name).missing,
-        }
-        for version in orchestrator.versions
-    ]
+    view = runtime.orchestrator.view
+    where = await runtime.engine.residency()
     body = {
         "base_model": runtime.base_model,
-        "adapters": served,
+        "adapters": [
+            {
+                "name": version.name,
+                "version": version.version,
+                "id": version.id,
+                "description": version.description,
+                "rank": version.rank,
+                "size_bytes": version.size_bytes,
+                "n_examples": len(version.examples),
+                "state": "ready",
+                "residency": where.get(version.id, "disk"),
+                "pinned": version.id in view.pinned,
+                "aliases": {
+                    alias: to.share
+                    for alias, to in sorted(view.aliases.get(version.name, {}).items())
+                    if to.version == version.version
+                },
+                "routing": view.standing(version.name).routing,
+                "missing": view.standing(version.name).missing,
+            }
+            for _, version in sorted(view.versions.items())
+        ],
         "rejected": rejected_as_list(runtime.rejected),
     }
     return as_json(body)
@@ -47,7 +54,7 @@ async def adapters(request: Request) -> Response:
 
 @router.get("/v1/models", tags=["OpenAI"], response_model=ModelsAnswer, responses=errors(*ON_EVERY_PATH, 503))
 async def models(request: Request) -> Response:
-    """`auto`, `base`, each agent, and each version of it."""
+    """`auto`, `base`, each agent, each alias and each version of it."""
     runtime = runtime_of(request)
     return as_json({"object": "list", "data": _models(runtime)})
 
@@ -81,9 +88,10 @@ def _models(runtime: Runtime) -> list[dict[str, Any]]:
         }
 
     entries = [entry(AUTO, root=base_model, parent=None), entry(BASE, root=base_model, parent=None)]
-    versions = runtime.orchestrator.versions
-    for name in dict.fromkeys(version.name for version in versions):
-        entries.append(entry(name, root=base_model, parent=BASE))
-    for version in versions:
-        entries.append(entry(version.id, root=base_model, parent=version.name))
+    view = runtime.orchestrator.view
+    entries += [entry(name, root=base_model, parent=BASE) for name in view.candidates]
+    for name, aliases in sorted(view.aliases.items()):
+        entries += [entry(f"{name}@{alias}", root=base_model, parent=name) for alias in sorted(aliases)]
+    for version in sorted(view.versions):
+        entries.append(entry(version, root=base_model, parent=version.partition("@")[0]))
     return entries

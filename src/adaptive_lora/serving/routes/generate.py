@@ -54,7 +54,7 @@ async def generate(body: GenerateBody, request: Request) -> Response:
     if not runtime.settings.inference.enable_streaming:
         raise Unsupported("streaming is switched off here (inference.enable_streaming): leave out stream")
     prompt = as_prompt(body.prompt, raw=body.raw)
-    plan = await orchestrator.plan_async(prompt, parse_name(body.adapter))
+    plan = await orchestrator.plan(prompt, parse_name(body.adapter), key=context.request_id)
     context.plans = (plan,)
     chunks = orchestrator.stream(plan, _request(context.request_id, prompt, body, plan), deadline=deadline)
     return await open_stream(_Events(plan, context), chunks, context, deadline=deadline)
@@ -96,7 +96,8 @@ async def generate_batch(body: BatchBody, request: Request) -> Response:
 async def route(body: RouteBody, request: Request) -> Response:
     """Say who would answer, and why, without generating."""
     context = context_of(request.scope)
-    plan = await runtime_of(request).orchestrator.plan_async(body.prompt, Auto(), explain=body.explain)
+    orchestrator = runtime_of(request).orchestrator
+    plan = await orchestrator.plan(body.prompt, Auto(), key=context.request_id, explain=body.explain)
     context.plans = (plan,)
     decision = plan.decision
     return as_json(
@@ -124,7 +125,7 @@ async def _answer(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     prompt = as_prompt(text, raw=options.raw)
-    plan = await orchestrator.plan_async(prompt, parse_name(options.adapter))
+    plan = await orchestrator.plan(prompt, parse_name(options.adapter), key=request_id)
     if context is not None:
         context.plans = (plan,)
     request = _request(request_id, prompt, options, plan)

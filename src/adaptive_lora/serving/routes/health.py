@@ -50,7 +50,7 @@ async def health(request: Request) -> Response:
         "uptime_s": round(time.monotonic() - runtime.started_at, 3),
         "base_model": runtime.base_model,
         "engine": asdict(stats) if stats else None,
-        "adapters": [version.id for version in runtime.orchestrator.versions] if serving else [],
+        "adapters": sorted(runtime.orchestrator.view.versions) if serving else [],
         "rejected": sorted(runtime.rejected),
         "canary_age_s": None if age_s is None else round(age_s, 3),
     }

@@ -43,7 +43,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=_schema_of(body),
     )
-    plan = await orchestrator.plan_async(prompt, parse_name(body.model))
+    plan = await orchestrator.plan(prompt, parse_name(body.model), key=context.request_id)
     context.plans = (plan,)
     wanted = GenerateRequest(context.request_id, prompt, sampling, plan.adapter_id)
     if body.stream:

@@ -42,16 +42,13 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     )
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     name = parse_name(body.model)
-    plans = [await orchestrator.plan_async(prompt, name) for prompt in prompts]
+    whole = context.request_id
+    ids = [whole] if len(prompts) == 1 else [f"{whole}-{index}" for index in range(len(prompts))]
+    plans = [await orchestrator.plan(prompt, name, key=key) for key, prompt in zip(ids, prompts, strict=True)]
     context.plans = plans
     requests = [
-        GenerateRequest(
-            context.request_id if len(prompts) == 1 else f"{context.request_id}-{index}",
-            prompt,
-            sampling,
-            plan.adapter_id,
-        )
-        for index, (prompt, plan) in enumerate(zip(prompts, plans, strict=True))
+        GenerateRequest(request_id, prompt, sampling, plan.adapter_id)
+        for request_id, prompt, plan in zip(ids, prompts, plans, strict=True)
     ]
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)

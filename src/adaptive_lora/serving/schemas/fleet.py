@@ -16,6 +16,11 @@ class AdapterBody(BaseModel):
     size_bytes: int
     n_examples: int
     state: Literal["ready"]
+    residency: Literal["slot", "host", "disk"] = Field(description="where its weights are now")
+    pinned: bool
+    aliases: dict[str, float] = Field(
+        description="what points to it, with the share of the bare name's traffic; `prod` takes the rest"
+    )
     routing: Literal["routed", "provisional", "explicit_only"] = Field(
         description="whether `auto` may choose it; provisional: scored, but not chosen yet"
     )

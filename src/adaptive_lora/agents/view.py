@@ -1,0 +1,125 @@
+"""What a fleet serves at one moment: versions, aliases, the router over them. Immutable, so that a request
+sees one state of the fleet from its decision to its last token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+from adaptive_lora.adapters.records import PROD
+from adaptive_lora.agents.names import Agent, Composition
+from adaptive_lora.errors import UnknownAdapter
+from adaptive_lora.types import AdapterVersion, RouteDecision, Standing
+
+
+class Routes(Protocol):
+    """What a fleet needs of a router (`adaptive_lora.router.router.Router` is one). Immutable."""
+
+    def route(
+        self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
+    ) -> RouteDecision: ...
+
+    def standing(self, agent: str) -> Standing: ...
+
+    def with_agent(self, agent: str, examples: Sequence[str], *, description: str = "") -> Self: ...
+
+    def without_agent(self, agent: str) -> Self: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Where a name's alias points, and which share of the bare name's traffic it takes, 0..1."""
+
+    version: str
+    share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """One state of the fleet."""
+
+    versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
+    """Ready to answer, by id."""
+    aliases: Mapping[str, Mapping[str, Alias]] = field(default_factory=dict)
+    """By agent, then by alias. A target that is not ready is not in `versions`."""
+    router: Routes | None = None
+    pinned: frozenset[str] = frozenset()
+    """Ids that never leave their slots."""
+    compositions: Mapping[frozenset[str], Composition] = field(default_factory=dict)
+    """Weighted sums that have beaten each of their agents alone, by those agents."""
+
+    @classmethod
+    def of(cls, versions: Iterable[AdapterVersion], router: Routes | None = None) -> FleetView:
+        """A fleet without a registry: of several versions of one name the last is `prod`."""
+        ordered = list(versions)
+        aliases = {version.name: {PROD: Alias(version.version)} for version in ordered}
+        return cls({version.id: version for version in ordered}, aliases, router)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Agents that the router may choose, sorted: those whose bare name can answer."""
+        ready = (name for name, known in self.aliases.items() if self._target(name, known.get(PROD)))
+        return tuple(sorted(ready))
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of everything that is ready, sorted."""
+        return tuple(sorted({version.name for version in self.versions.values()}))
+
+    def standing(self, agent: str) -> Standing:
+        """How `agent` takes part in routing."""
+        if self.router is None:
+            return Standing("explicit_only", "there is no router")
+        return self.router.standing(agent)
+
+    def resolve(self, name: Agent, key: str) -> tuple[AdapterVersion, str | None]:
+        """The version that `name` means, and the alias that led to it; None if the version was named.
+
+        A bare name is `prod`, or by its share another alias: `key` decides, the same key always the same way.
+        Raises UnknownAdapter, and says what there is.
+        """
+        known = sorted(version.id for version in self.versions.values() if version.name == name.name)
+        if not known:
+            agents = ", ".join(self.agents) or "none"
+            raise UnknownAdapter(f"there is no agent {name.name!r}; agents: {agents}; also 'auto' and 'base'")
+        served = ", ".join(known)
+        aliases = self.aliases.get(name.name, {})
+        alias = self._drawn(name.name, aliases, key) if name.ref is None else name.ref
+        if alias in aliases:
+            if version := self._target(name.name, aliases[alias]):
+                return version, alias
+            target = aliases[alias].version
+            raise UnknownAdapter(f"{name.name}@{alias} is {target}, which is not ready; served: {served}")
+        if name.ref is None:
+            raise UnknownAdapter(f"{name.name!r} has no version that is {PROD!r} yet; served: {served}")
+        if not name.is_version:
+            raise UnknownAdapter(f"{name.name!r} has no version or alias {name.ref!r}; served: {served}")
+        matches = [each for each in known if each.partition("@")[2].startswith(name.ref)]
+        if not matches:
+            raise UnknownAdapter(f"{name.name!r} has no version {name.ref!r}; served: {served}")
+        if len(matches) > 1:
+            raise UnknownAdapter(f"{str(name)!r} fits several versions, use more digits; served: {served}")
+        return self.versions[matches[0]], None
+
+    def prod(self, name: str) -> AdapterVersion | None:
+        """What `name` means, shares apart; None if nothing that is ready."""
+        return self._target(name, self.aliases.get(name, {}).get(PROD))
+
+    def _target(self, name: str, alias: Alias | None) -> AdapterVersion | None:
+        return None if alias is None else self.versions.get(f"{name}@{alias.version}")
+
+    def _drawn(self, name: str, aliases: Mapping[str, Alias], key: str) -> str:
+        """The alias that answers for the bare name this time. An alias that is not ready takes no share."""
+        shared = [
+            (alias, to.share) for alias, to in sorted(aliases.items()) if to.share and self._target(name, to)
+        ]
+        if shared:
+            digest = hashlib.blake2b(f"{name}\0{key}".encode(), digest_size=8).digest()
+            point = int.from_bytes(digest, "big") / 2**64
+            for alias, share in shared:
+                if point < share:
+                    return alias
+                point -= share
+        return PROD

@@ -1,0 +1,78 @@
+"""The commands' HTTP client: a running server's answers, and its errors as ours."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adaptive_lora.errors import AdaptiveLoraError
+
+SERVER_VARIABLE = "ADAPTIVE_LORA_SERVER"
+TIMEOUT_S = 600.0
+"""For the server to fetch, verify and prove an adapter."""
+
+Server = Annotated[str, typer.Option("--server", help="URL of the running server.", envvar=SERVER_VARIABLE)]
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+
+
+class ServerRefused(AdaptiveLoraError):
+    """A server's error, or that it cannot be reached."""
+
+    code = "server_refused"
+
+
+def call(
+    server: str,
+    method: str,
+    path: str,
+    *,
+    json: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    content: Iterator[bytes] | None = None,
+    content_type: str | None = None,
+) -> Any:
+    """The decoded answer; None if it has no content. Raises ServerRefused with the server's own message."""
+    import httpx
+
+    wanted = {key: value for key, value in (params or {}).items() if value is not None}
+    headers = {"content-type": content_type} if content_type else {}
+    try:
+        with httpx.Client(base_url=server, timeout=TIMEOUT_S, trust_env=False) as client:
+            reply = client.request(method, path, json=json, params=wanted, content=content, headers=headers)
+            answer = reply.json() if reply.content else None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServerRefused(f"{server} cannot be asked: {error}; is the server running?") from error
+    except ValueError as error:
+        raise ServerRefused(f"{server} did not answer with JSON: is it an Adaptive LoRA server?") from error
+    if reply.status_code >= 400:
+        failure = answer.get("error") if isinstance(answer, dict) else None
+        message = failure.get("message") if isinstance(failure, dict) else None
+        raise ServerRefused(f"{message or 'no reason given'} ({reply.status_code})")
+    return answer
+
+
+def actor() -> str:
+    """Who runs this command, for the history: the user's name on this machine."""
+    try:
+        return getpass.getuser()[:64]
+    except (OSError, KeyError):  # no entry for this uid, as in a container
+        return f"uid {os.getuid()}"
+
+
+def packed(folder: Path) -> Iterator[bytes]:
+    """The files of `folder` as an uncompressed tar, piece by piece; weights do not compress."""
+    import tarfile
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            for path in sorted(folder.iterdir()):
+                tar.add(path, arcname=path.name, recursive=False)
+        file.seek(0)
+        while chunk := file.read(1 << 20):
+            yield chunk
