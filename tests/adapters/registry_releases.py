@@ -1,0 +1,111 @@
+"""Databases as each release left them, for the tests of migrations: released/<schema>.<database>.sql, and what
+was in them: .json.
+
+With each new migration, and never again for an old one:
+
+    python -m tests.adapters.registry_releases
+
+writes those of the newest schema.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import tempfile
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from alembic.script import ScriptDirectory
+
+from adaptive_lora.adapters.registry import Registry
+from adaptive_lora.adapters.registry_database import sqlite_url
+from adaptive_lora.adapters.registry_schema import MIGRATIONS
+from tests.postgres import PostgresServer, find_programs
+
+from .registry_state import BY, A, B, C, D, add, new_version
+
+FOLDER = Path(__file__).parent / "released"
+
+
+def schemas() -> list[str]:
+    """Every revision of the schema, newest first."""
+    return [migration.revision for migration in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+
+
+def fill(registry: Registry) -> None:
+    """Something of everything."""
+    registry.add(replace(new_version(A), origin="folder", source="code"), who="server", why="found")
+    registry.add(new_version(B, refusal="no effect"), **BY)
+    add(registry, C, D)
+    add(registry, A, name="maths")
+    registry.report("code", A, "effect", {"difference": 0.25, "texts": ["ü", None]}, who="ann")
+    registry.report("code", A, "parity", {"max_error": 1e-6}, who="ann")
+    registry.declare("code", A, loaded=True, pinned=True, **BY)
+    registry.declare("code", B, loaded=True, **BY)
+    registry.point("code", "prod", A, **BY)
+    registry.point("code", "canary", B, share=0.2, **BY)
+    registry.promote("code", **BY)
+    registry.rollback("code", **BY)
+    registry.point("code", "beta", B, share=0.125, **BY)
+    registry.point("code", "old", B, **BY)
+    registry.drop("code", "old", **BY)
+    registry.retire("code", C, **BY)
+    registry.retire("code", D, **BY)
+    registry.delete("code", D, **BY)
+    registry.evaluate_composition(
+        "code:0.7+maths:0.3", ("code", "maths"), {"won": 9}, approved=True, who="ann"
+    )
+
+
+def content(registry: Registry) -> dict[str, Any]:
+    """Everything, as JSON values."""
+    found = {
+        "snapshot": asdict(registry.snapshot()),
+        "history": [asdict(entry) for entry in registry.history(limit=1_000)],
+    }
+    values: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return values
+
+
+def write_newest() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "registry.db"
+        _write_content("sqlite", sqlite_url(path))
+        with closing(sqlite3.connect(path)) as connection:
+            _write("sqlite.sql", "".join(f"{line}\n" for line in connection.iterdump()))
+    server = PostgresServer(_programs())
+    try:
+        url = server.url(server.new_database())
+        _write_content("postgresql", url)
+        command = [str(_programs() / "pg_dump"), "--inserts", "--no-owner", "--no-privileges", url]
+        dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        # Without commands of psql, which newer versions write: it is not psql that reads it here.
+        lines = dump.splitlines(keepends=True)
+        _write("postgresql.sql", "".join(line for line in lines if not line.startswith("\\")))
+    finally:
+        server.close()
+
+
+def _write_content(kind: str, url: str) -> None:
+    registry = Registry.open(url)
+    fill(registry)
+    _write(f"{kind}.json", json.dumps(content(registry), indent=1, ensure_ascii=False) + "\n")
+    registry.close()
+
+
+def _write(name: str, text: str) -> None:
+    (FOLDER / f"{schemas()[0]}.{name}").write_text(text, encoding="utf-8")
+
+
+def _programs() -> Path:
+    programs = find_programs()
+    assert programs is not None, "PostgreSQL is not installed"
+    return programs
+
+
+if __name__ == "__main__":
+    write_newest()
