@@ -75,6 +75,15 @@ def test_only_candidates_are_considered(router: Router) -> None:
     assert router.route(prompt, ["cooking", "music", "music"]).agent == "music"
 
 
+def test_the_order_of_the_candidates_does_not_matter(router: Router, unseen: Fleet) -> None:
+    backwards = router.agents[::-1]
+    for prompts in unseen.values():
+        for prompt in prompts:
+            one, other = router.route(prompt, router.agents), router.route(prompt, backwards)
+            assert (one.agent, one.doubt, one.candidates) == (other.agent, other.doubt, other.candidates)
+            assert one.scores == pytest.approx(dict(other.scores), abs=1e-6)
+
+
 def test_a_single_candidate_still_has_to_fit(router: Router) -> None:
     assert router.route("play some jazz by that trio", ["music"]).agent == "music"
     assert router.route("asdf qwerty zxcv", ["music"]).agent == "base"

@@ -96,9 +96,7 @@ class Reader:
                 row: FloatArray = np.zeros(len(stage.weights), np.float32)
             else:
                 row = features_of(stage.name, counts[None], None if vector is None else vector[None])[0]
-            logits = row @ stage.weights
-            if len(columns) < len(self._agents):
-                logits = logits[columns]
+            logits = (row @ stage.weights)[columns]
             best = int(logits.argmax())
             likeness = stage.likeness(row, self._members[columns[best]])
             scale = calibration.scales[index]
