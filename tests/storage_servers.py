@@ -40,7 +40,8 @@ sys.stdin.read()  # until whoever started it is gone
 def s3_server() -> Iterator[str]:
     """The URL of an S3 server that has one empty bucket, `BUCKET`."""
     command = [sys.executable, "-W", "ignore", "-c", _S3_SERVER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    pipe, log = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         port = int(server.stdout.readline())

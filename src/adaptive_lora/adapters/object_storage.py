@@ -23,6 +23,7 @@ READ_TIMEOUT_S = 30
 REQUEST_TIMEOUT_S = 120
 """For one piece or one listing."""
 UPLOAD_PIECE_BYTES = 16 << 20
+_DRAFT_SUFFIX = ".adaptive-lora-upload"
 
 _NO_CREDENTIALS = (
     "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError",
@@ -68,7 +69,9 @@ class ObjectFolder:
             except FileNotFoundError:
                 return {}
             names = {path.removeprefix(self._root + "/"): info for path, info in found.items()}
-            return {name: info["size"] for name, info in sorted(names.items()) if not name.endswith("/")}
+            # S3 consoles make "folders", objects whose name ends with "/"; a disk has drafts of dead uploads.
+            ignored = ("/", _DRAFT_SUFFIX) if self._is_local else "/"
+            return {name: info["size"] for name, info in sorted(names.items()) if not name.endswith(ignored)}
 
         return self._try(f"listing {self.location}", find)
 
@@ -172,6 +175,6 @@ def _file_system(scheme: str, timeouts: Timeouts) -> Any:
 def _put_beside_and_rename(file_system: Any, file: Path, path: str) -> None:
     """Object stores show an object when it is whole; a disk shows a file from its first byte."""
     folder, _, name = path.rpartition("/")
-    draft = f"{folder}/.{name}.upload"
+    draft = f"{folder}/.{name}{_DRAFT_SUFFIX}"
     file_system.put_file(str(file), draft)
     Path(draft).replace(path)

@@ -77,7 +77,9 @@ def _show_progress(plan: Plan, verb: str, run: Callable[[Callable[[int], None]],
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     columns: list[Any] = ["{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn()]
-    with Progress(*columns, TimeRemainingColumn(), console=console(), transient=True) as progress:
+    columns.append(TimeRemainingColumn())
+    terminal = console()
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(f"{verb} {len(plan.transfer)} files", total=plan.n_bytes)
         run(lambda n_bytes: progress.advance(task, n_bytes))
 
