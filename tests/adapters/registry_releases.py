@@ -1,5 +1,6 @@
 """Databases as each release left them, for the tests of migrations: released/<schema>.<database>.sql, and
 what was in them: .json.
+
 With each new migration, and never again for an old one:
 
     python -m tests.adapters.registry_releases
