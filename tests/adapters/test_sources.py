@@ -22,7 +22,7 @@ from adaptive_lora.errors import (
     SourceNotAllowed,
     StorageError,
     StorageUnavailable,
-    UnsafeFile,
+    UnsafeArchive,
     UnsafeLink,
 )
 from tests.adapter_folders import write_adapter
@@ -111,9 +111,9 @@ def test_a_folder_without_a_manifest_or_with_less_than_it_lists(adapter: Path, d
 
 def test_limits(adapter: Path, destination: Path) -> None:
     size = sum(map(len, listed(adapter).values()))
-    refused(UnsafeFile, str(adapter), destination, limits=Limits(size - 1, 8))
-    refused(UnsafeFile, str(adapter), destination, limits=Limits(size, 2))
-    refused(ManifestInvalid, str(adapter), destination, limits=Limits(10, 8))
+    refused(UnsafeArchive, str(adapter), destination, limits=Limits(size - 1, 8))
+    refused(UnsafeArchive, str(adapter), destination, limits=Limits(size, 2))
+    refused(UnsafeArchive, str(adapter), destination, limits=Limits(10, 8))
     fetch_source(str(adapter), destination, allowed=[str(adapter)], limits=Limits(size, 3))
 
 

@@ -23,7 +23,7 @@ from adaptive_lora.serving.api import create_app
 from adaptive_lora.settings import Settings
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
-from tests.settings import test_effect_workers  # noqa: F401 - it declares its keys
+from tests.settings import test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
 from tests.settings.effects import TESTED, key
 
 

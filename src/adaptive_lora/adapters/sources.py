@@ -18,7 +18,7 @@ from adaptive_lora.adapters.locations import Location, check_allowed, parse_loca
 from adaptive_lora.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
 from adaptive_lora.adapters.object_storage import ObjectFolder
 from adaptive_lora.adapters.transfer import Checksum, Source, download
-from adaptive_lora.errors import ManifestInvalid, NotFound, StorageError, UnsafeFile
+from adaptive_lora.errors import ManifestInvalid, NotFound, StorageError, UnsafeArchive
 
 
 def fetch_source(uri: str, destination: Path, *, allowed: Sequence[str], limits: Limits) -> str:
@@ -26,7 +26,7 @@ def fetch_source(uri: str, destination: Path, *, allowed: Sequence[str], limits:
 
     Of hf:// the pinned source names the commit. The files have their manifest's hashes; everything else about
     them is for `verify_adapter`. Raises InvalidRequest, SourceNotAllowed, NotFound, ManifestInvalid,
-    HashMismatch, UnsafeFile beyond the limits, StorageUnavailable, StorageFull; then `destination` is left
+    HashMismatch, UnsafeArchive beyond the limits, StorageUnavailable, StorageFull; then `destination` is left
     empty.
     """
     location = parse_location(uri)
@@ -63,14 +63,16 @@ def _fetch(source: Source, destination: Path, shown: str, limits: Limits) -> Non
         ) from error
     left = min(limits.max_bytes, MAX_MANIFEST_BYTES)
     if size > left:
-        raise ManifestInvalid(f"{shown}/{MANIFEST_NAME} is larger than {left:,} bytes")
+        raise UnsafeArchive(f"{shown}/{MANIFEST_NAME} is larger than {left:,} bytes")
     download(source, MANIFEST_NAME, destination / MANIFEST_NAME, size=size, checksum=None)
     files = read_manifest(destination).files
     if len(files) + 1 > limits.max_files:
-        raise UnsafeFile(f"{shown} has more than {limits.max_files} files: raise storage.max_archive_entries")
+        raise UnsafeArchive(
+            f"{shown} has more than {limits.max_files} files: raise storage.max_archive_entries"
+        )
     sizes = {name: source.size_of(name) for name in files}
     if size + sum(sizes.values()) > limits.max_bytes:
-        raise UnsafeFile(
+        raise UnsafeArchive(
             f"{shown} is larger than {limits.max_bytes:,} bytes: raise storage.max_archive_bytes"
         )
     for name, sha256 in files.items():
