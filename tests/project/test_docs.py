@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 URL = "http://127.0.0.1:8000"
 ADRS = sorted(f"docs/adr/{path.name}" for path in ROOT.glob("docs/adr/*.md"))
-PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", *ADRS)
+HOW_TOS = sorted(f"docs/how-to/{path.name}" for path in ROOT.glob("docs/how-to/*.md"))
+PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", *ADRS, *HOW_TOS)
 
 
 class Block(NamedTuple):
