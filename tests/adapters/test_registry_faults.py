@@ -24,6 +24,7 @@ from tests.postgres import PASSWORD, USER, PostgresServer
 from .registry_state import A, B, C, add, check_consistent
 
 SHORT_S = 0.5
+SECRETS = (PASSWORD, "p%40ss", "wr0ng")
 
 
 @pytest.fixture
@@ -116,17 +117,24 @@ def until(change: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
 def test_a_server_that_goes_away_and_comes_back(
-    on_postgres: Registry, postgres: PostgresServer, how: signal.Signals
+    on_postgres: Registry,
+    postgres: PostgresServer,
+    how: signal.Signals,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, logger="adaptive_lora")
     postgres.stop(how)
     try:
         for call in (on_postgres.revision, on_postgres.snapshot, lambda: add(on_postgres, B)):
             with pytest.raises(RegistryUnavailable, match="does not answer") as caught:
                 call()
-            assert not shows_the_password(caught.value)
+            assert str(postgres.port) not in caught.value.message, "callers need not know where it is"
     finally:
         postgres.start()
     assert on_postgres.revision() == 1
+    away, back = (record.getMessage() for record in caplog.records)
+    assert f"not available, PostgreSQL at 127.0.0.1:{postgres.port}/test_" in away
+    assert back == "the registry is available again"
     add(on_postgres, B)
     assert check_consistent(on_postgres).revision == 2
 
@@ -144,14 +152,15 @@ def test_a_server_that_hangs(on_postgres: Registry, postgres: PostgresServer) ->
 
 
 def test_a_server_that_hangs_in_the_middle_of_a_change(
-    on_postgres: Registry, postgres: PostgresServer
+    on_postgres: Registry, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with in_the_middle_of_a_change(on_postgres, postgres.freeze):
         try:
-            with pytest.raises(RegistryUnavailable, match="no answer within"):
+            with pytest.raises(RegistryUnavailable):
                 add(on_postgres, B)
         finally:
             postgres.thaw()
+    assert "no answer within 0.5 s" in caplog.text
     until(on_postgres.revision)
     assert [record.version for record in check_consistent(on_postgres).versions] == [A]
 
@@ -174,7 +183,7 @@ def test_no_room_left(tmp_path: Path) -> None:
     def limit(connection: object) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")  # type: ignore[attr-defined]
 
-    with pytest.raises(StorageFull, match=r"no room left .*registry\.db"):
+    with pytest.raises(StorageFull, match="no room left"):
         registry.report("code", A, "effect", {"text": "x" * 100_000}, who="ann")
     event.remove(registry._database._engine, "begin", limit)
     assert check_consistent(registry).revision == 1
@@ -183,13 +192,15 @@ def test_no_room_left(tmp_path: Path) -> None:
 
 def test_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "registry.db").write_bytes(b"This is no database, whatever its name says.\n" * 100)
-    with pytest.raises(RegistryUnavailable, match=r"registry\.db is damaged.*backup"):
+    with pytest.raises(RegistryUnavailable, match=r"damaged.*backup"):
         Registry.open(sqlite_url(tmp_path / "registry.db"))
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RegistryUnavailable, match="unable to open"):
-        Registry.open(sqlite_url(tmp_path / "absent" / "registry.db"))
+def test_a_folder_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "absent" / "registry.db"
+    with pytest.raises(RegistryUnavailable):
+        Registry.open(sqlite_url(path))
+    assert f"the SQLite file {path}: unable to open" in caplog.text
 
 
 def test_a_path_may_have_any_characters(tmp_path: Path) -> None:
@@ -246,14 +257,14 @@ def test_no_password_is_ever_shown(postgres: PostgresServer, caplog: pytest.LogC
         with pytest.raises(RegistryUnavailable) as caught:
             Registry.open(bad)
         assert not shows_the_password(caught.value)
-    assert "password authentication failed" not in caplog.text
-    assert PASSWORD not in f"{caplog.text} {registry!r}"
+    assert "password authentication failed" in caplog.text
+    assert not any(secret in f"{caplog.text} {registry!r}" for secret in SECRETS)
     assert make_url(url).password == PASSWORD, "what is looked for is what was used"
 
 
 def shows_the_password(error: BaseException) -> bool:
     shown = "".join(traceback.format_exception(error))
-    return any(secret in shown for secret in (PASSWORD, "p%40ss", "wr0ng"))
+    return any(secret in shown for secret in SECRETS)
 
 
 def test_a_database_where_tables_may_not_be_made(postgres: PostgresServer) -> None:

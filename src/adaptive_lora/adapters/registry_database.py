@@ -2,12 +2,13 @@
 
 SQLite and PostgreSQL behave alike here. A change locks out other changes from its first statement on, so that
 it sees what it changes as it is; a read sees one state of everything. Whatever the database does not answer
-in time is RegistryUnavailable, and the next call finds it again by itself. No message holds the URL, which
-holds a password.
+in time is RegistryUnavailable, and the next call finds it again by itself. Where the database is and what the
+driver said stands in the log, once, and not in that error, which callers see; the password stands nowhere.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from adaptive_lora.errors import AdaptiveLoraError, RegistryUnavailable, SettingsError, StorageFull
+
+_log = logging.getLogger(__name__)
 
 _SQLITE_ERROR, _SQLITE_CORRUPT, _SQLITE_FULL, _SQLITE_NOT_A_DATABASE = 1, 11, 13, 26
 _POSTGRESQL_FULL = "53100"
@@ -38,6 +41,7 @@ class Database:
         """Does not connect yet. Raises SettingsError for a URL of another kind."""
         self._url = _parsed(url)
         self._engine = _make_engine(self._url, timeout_s)
+        self._is_away = False
 
     def __str__(self) -> str:
         """For messages: what kind, and where; no user and no password."""
@@ -68,23 +72,30 @@ class Database:
             with self._engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
         except exc.TimeoutError as error:
-            raise RegistryUnavailable(f"all connections to {self} are in use: try again") from error
+            raise RegistryUnavailable("all connections to the registry are in use: try again") from error
         except exc.DBAPIError as error:
-            meaning = self._meaning(error)
+            meaning = _meaning(error)
             if meaning is None:
                 raise
+            if not self._is_away:
+                _log.error("the registry is not available, %s: %s", self, said(error))
+            self._is_away = True
             raise meaning from error
+        if self._is_away:
+            _log.info("the registry is available again")
+        self._is_away = False
 
-    def _meaning(self, error: exc.DBAPIError) -> AdaptiveLoraError | None:
-        """What to raise for `error`; None if it is a mistake of ours."""
-        code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        if code in (_SQLITE_FULL, _POSTGRESQL_FULL):
-            return StorageFull(f"there is no room left for {self}: make some")
-        if code in (_SQLITE_CORRUPT, _SQLITE_NOT_A_DATABASE):
-            return RegistryUnavailable(f"{self} is damaged, or no database: restore it from a backup")
-        if isinstance(error, _AWAY) and code != _SQLITE_ERROR:
-            return RegistryUnavailable(f"the registry, {self}, does not answer: {said(error)}")
-        return None
+
+def _meaning(error: exc.DBAPIError) -> AdaptiveLoraError | None:
+    """What to raise for `error`; None if it is a mistake of ours."""
+    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    if code in (_SQLITE_FULL, _POSTGRESQL_FULL):
+        return StorageFull("there is no room left for the registry: make some")
+    if code in (_SQLITE_CORRUPT, _SQLITE_NOT_A_DATABASE):
+        return RegistryUnavailable("the registry is damaged, or no database: restore it from a backup")
+    if isinstance(error, _AWAY) and code != _SQLITE_ERROR:
+        return RegistryUnavailable("the registry does not answer: try again; the server's log says more")
+    return None
 
 
 def _parsed(url: str) -> URL:
