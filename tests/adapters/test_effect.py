@@ -18,7 +18,8 @@ def adapter(*probes: Probe, examples: tuple[str, ...] = ("write code", "write mo
 
 
 class Scale:
-    """Gives every token of an answer the same log-probability: the adapter's of that prompt, or the base's."""
+    """Gives every token of an answer the same log-probability: the adapter's of that prompt, or the
+    base's."""
 
     def __init__(self, ours: Mapping[str, float], base: float = -2.0) -> None:
         self.ours = ours

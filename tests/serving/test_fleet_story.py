@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,8 +77,7 @@ async def serving(work: Path) -> AsyncIterator[tuple[httpx.AsyncClient, subproce
     )
     log = work / "server.log"
     command = [sys.executable, "-m", "adaptive_lora", "serve", "--config", str(config)]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True, process_group=0)
+    process = _start(command, log)
     try:
         url = await _url(log, process)
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
@@ -91,14 +91,17 @@ async def serving(work: Path) -> AsyncIterator[tuple[httpx.AsyncClient, subproce
             process.wait(timeout=60)
 
 
+def _start(command: list[str], log: Path) -> subprocess.Popen[str]:
+    with log.open("w") as out:
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True, process_group=0)
+
+
 async def _url(log: Path, process: subprocess.Popen[str]) -> str:
     async with asyncio.timeout(120):
-        while True:
-            for line in log.read_text().splitlines():
-                if "Adaptive LoRA at " in line:
-                    return line.split("Adaptive LoRA at ")[1].split()[0]
-            assert process.poll() is None, log.read_text()
+        while not (found := re.search(r"Adaptive LoRA at (\S+)", log.read_text())):  # noqa: ASYNC240
+            assert process.poll() is None
             await asyncio.sleep(0.1)
+    return found[1]
 
 
 async def streamed(client: httpx.AsyncClient, name: str, prompt: str) -> str:

@@ -26,7 +26,7 @@ def packed(version: AdapterVersion) -> bytes:
 
 async def upload(client: httpx.AsyncClient, version: AdapterVersion, **params: Any) -> httpx.Response:
     return await client.post(
-        "/adapters/upload",
+        "/adapters:upload",
         content=packed(version),
         params={"who": "ann", "why": "a test", **params},
         headers={"content-type": "application/x-tar"},
@@ -199,7 +199,7 @@ def kept(state_home: Path) -> list[str]:
 async def test_what_is_no_archive(
     client: httpx.AsyncClient, state_home: Path, content: bytes, kind: str, status: int, code: str
 ) -> None:
-    refused = await client.post("/adapters/upload", content=content, headers={"content-type": kind})
+    refused = await client.post("/adapters:upload", content=content, headers={"content-type": kind})
     assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
     assert kept(state_home) == []
 
@@ -266,7 +266,7 @@ async def test_another_process_follows(
 ) -> None:
     async def both(name: str, version: str) -> None:
         async with asyncio.timeout(60):
-            while await who_answers(other, name) != version:
+            while await who_answers(other, name) != version:  # noqa: ASYNC110 - it is a server's state
                 await asyncio.sleep(0.05)
         assert await who_answers(client, name) == version
 
@@ -276,7 +276,7 @@ async def test_another_process_follows(
     await both("code", better.version)
     await other.post("/adapters/code/rollback", json={})
     async with asyncio.timeout(60):
-        while await who_answers(client, "code") != CODE.version:
+        while await who_answers(client, "code") != CODE.version:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 

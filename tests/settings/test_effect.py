@@ -7,8 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +17,10 @@ from adaptive_lora.engine.factory import build_engine
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import BundleError, SettingsError, WrongBase
 from adaptive_lora.serving import loading
-from adaptive_lora.serving.api import create_app
-from adaptive_lora.settings import Settings
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
 from tests.settings import test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
-from tests.settings.effects import TESTED, key
-
-
-def settings_of(**sections: dict[str, Any]) -> Settings:
-    sections.setdefault("model", {})
-    sections["model"] = {"engine": "fake", "base_model": "fake-base"} | sections["model"]
-    return Settings.model_validate(sections)
-
-
-@asynccontextmanager
-async def serving(engine: FakeEngine | None = None, **sections: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings_of(**sections), engine=engine)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
-    ):
-        async with asyncio.timeout(60):
-            while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - it is a server's state
-                await asyncio.sleep(0.01)
-        yield client
+from tests.settings.effects import TESTED, key, serving, settings_of
 
 
 def test_every_key_has_a_test_of_its_effect() -> None:
@@ -136,7 +112,6 @@ ENGINE_KEYS = {
     "model.max_model_len": (128, "max_model_len"),
     "model.gpu_memory_utilization": (0.5, "gpu_memory_utilization"),
     "model.tensor_parallel_size": (2, "tensor_parallel_size"),
-    "model.pipeline_parallel_size": (3, "pipeline_parallel_size"),
     "model.distributed_executor_backend": ("mp", "distributed_executor_backend"),
     "model.quantization": ("compressed-tensors", "quantization"),
     "model.dtype": ("float32", "dtype"),
@@ -155,7 +130,7 @@ ENGINE_KEYS = {
 @key(*ENGINE_KEYS)
 def test_the_engines_keys_become_vllms_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm")
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "|".join("0" * 6))
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     from adaptive_lora.engine.random_models import make_model
@@ -171,6 +146,22 @@ def test_the_engines_keys_become_vllms_arguments(tmp_path: Path, monkeypatch: py
     assert arguments.model == base
     for value, argument in ENGINE_KEYS.values():
         assert getattr(arguments, argument) == value, argument
+
+
+@pytest.mark.vllm
+@key("model.pipeline_parallel_size")
+def test_layers_are_divided_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vllm")
+    from vllm.platforms import current_platform
+
+    from adaptive_lora.engine.vllm import VLLMInferenceEngine
+    from adaptive_lora.engine.vllm_args import engine_arguments
+
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    settings = settings_of(model={"engine": "vllm", "pipeline_parallel_size": 2})
+    engine = loading.build_engine(settings)
+    assert isinstance(engine, VLLMInferenceEngine)
+    assert engine_arguments(engine._options)["pipeline_parallel_size"] == 2
 
 
 @key("model.quantized_from")

@@ -38,8 +38,8 @@ FIRST_RETRY_S = 5.0
 LAST_RETRY_S = 300.0
 """A version that cannot be loaded is tried again after 5 s, 10 s, 20 s, ... and every five minutes."""
 HANDOVER_S = 1.0
-"""Between a version's leaving the view and its leaving the engine: for requests that were decided just before,
-and have not reached the engine yet."""
+"""Between a version's leaving the view and its leaving the engine: for requests that were decided just
+before, and have not reached the engine yet."""
 
 
 @dataclass(slots=True)

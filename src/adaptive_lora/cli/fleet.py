@@ -80,7 +80,7 @@ def add(
             params = {"alias": alias_name, "share": share, "force": force, "who": actor(), "why": why}
             content = packed(path) if path.is_dir() else _pieces(path)
             answer = call(
-                server, "POST", "/adapters/upload", params=params, content=content, content_type=PACKED_TYPE
+                server, "POST", "/adapters:upload", params=params, content=content, content_type=PACKED_TYPE
             )
         else:
             body = {"source": source, "alias": alias_name, "share": share, "force": force, **_by(why)}

@@ -39,9 +39,9 @@ from adaptive_lora.serving.schemas.lifecycle import (
 
 T = TypeVar("T")
 
-router = APIRouter(prefix="/adapters", tags=["fleet"])
+router = APIRouter(tags=["fleet"])
 
-UPLOAD_PATH = "/adapters/upload"
+UPLOAD_PATH = "/adapters:upload"
 MAX_HISTORY = 500
 ON_READ = (*ON_EVERY_PATH, 404, 422, 503)
 ON_CHANGE = (*ON_EVERY_PATH, 404, 408, 409, 413, 422, 503, 507)
@@ -49,7 +49,7 @@ ON_ADD = (*ON_CHANGE, 403)
 ON_UPLOAD = (*ON_CHANGE, 415)
 
 
-@router.post("", status_code=201, response_model=VersionAnswer, responses=errors(*ON_ADD))
+@router.post("/adapters", status_code=201, response_model=VersionAnswer, responses=errors(*ON_ADD))
 async def add(body: AddBody, request: Request) -> Response:
     """Fetch an adapter, verify and prove it, and serve it. Answers when it can be asked for."""
     runtime = runtime_of(request)
@@ -69,16 +69,14 @@ async def add(body: AddBody, request: Request) -> Response:
 
 
 @router.post(
-    "/upload",
+    UPLOAD_PATH,
     status_code=201,
     response_model=VersionAnswer,
     responses=errors(*ON_UPLOAD),
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}} for kind in intake.ARCHIVE_TYPES
-            },
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     },
 )
@@ -116,7 +114,7 @@ async def upload(
     return await _to_the_end(work())
 
 
-@router.get("/{name}", response_model=AgentAnswer, responses=errors(*ON_READ))
+@router.get("/adapters/{name}", response_model=AgentAnswer, responses=errors(*ON_READ))
 async def agent(name: AgentName, request: Request) -> Response:
     """Every version of one adapter that the registry knows, served or not, and its aliases."""
     runtime = runtime_of(request)
@@ -133,7 +131,7 @@ async def agent(name: AgentName, request: Request) -> Response:
     return as_json(body)
 
 
-@router.get("/{name}/history", response_model=HistoryAnswer, responses=errors(*ON_READ))
+@router.get("/adapters/{name}/history", response_model=HistoryAnswer, responses=errors(*ON_READ))
 async def history(
     name: AgentName,
     request: Request,
@@ -149,7 +147,9 @@ async def history(
 Action = Literal["load", "unload", "pin", "unpin", "verify", "retire", "restore"]
 
 
-@router.post("/{name}/versions/{ref}/{action}", response_model=VersionAnswer, responses=errors(*ON_CHANGE))
+@router.post(
+    "/adapters/{name}/versions/{ref}/{action}", response_model=VersionAnswer, responses=errors(*ON_CHANGE)
+)
 async def act(
     name: AgentName, ref: Ref, action: Action, request: Request, body: ChangeBody | None = None
 ) -> Response:
@@ -169,7 +169,7 @@ async def act(
     return await _version(runtime, await _to_the_end(change(name, ref, by=by)))
 
 
-@router.delete("/{name}/versions/{ref}", status_code=204, responses=errors(*ON_CHANGE))
+@router.delete("/adapters/{name}/versions/{ref}", status_code=204, responses=errors(*ON_CHANGE))
 async def delete(
     name: AgentName,
     ref: Ref,
@@ -182,7 +182,7 @@ async def delete(
     return Response(status_code=204)
 
 
-@router.put("/{name}/aliases/{alias}", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
+@router.put("/adapters/{name}/aliases/{alias}", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
 async def point(name: AgentName, alias: AliasName, body: PointBody, request: Request) -> Response:
     """Point an alias at a version. With a share it is a canary: that share of the bare name's traffic."""
     fleet = runtime_of(request).fleet
@@ -191,7 +191,7 @@ async def point(name: AgentName, alias: AliasName, body: PointBody, request: Req
     return as_json(alias_fields(await _to_the_end(work)))
 
 
-@router.delete("/{name}/aliases/{alias}", status_code=204, responses=errors(*ON_CHANGE))
+@router.delete("/adapters/{name}/aliases/{alias}", status_code=204, responses=errors(*ON_CHANGE))
 async def drop(
     name: AgentName,
     alias: AliasName,
@@ -204,7 +204,7 @@ async def drop(
     return Response(status_code=204)
 
 
-@router.post("/{name}/promote", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
+@router.post("/adapters/{name}/promote", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
 async def promote(name: AgentName, request: Request, body: PromoteBody | None = None) -> Response:
     """Make what an alias points to `prod`; the alias goes."""
     wanted = body or PromoteBody()
@@ -212,7 +212,7 @@ async def promote(name: AgentName, request: Request, body: PromoteBody | None = 
     return as_json(alias_fields(await _to_the_end(work)))
 
 
-@router.post("/{name}/rollback", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
+@router.post("/adapters/{name}/rollback", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
 async def rollback(name: AgentName, request: Request, body: RollbackBody | None = None) -> Response:
     """Make the version before `prod` again, or the one named."""
     wanted = body or RollbackBody()
