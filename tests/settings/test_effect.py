@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,32 @@ from adaptive_lora.engine.factory import build_engine
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import BundleError, SettingsError, WrongBase
 from adaptive_lora.serving import loading
+from adaptive_lora.serving.api import create_app
+from adaptive_lora.settings import Settings
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
 from tests.settings import test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
-from tests.settings.effects import TESTED, key, serving, settings_of
+from tests.settings.effects import TESTED, key
+
+
+def settings_of(**sections: dict[str, Any]) -> Settings:
+    sections.setdefault("model", {})
+    sections["model"] = {"engine": "fake", "base_model": "fake-base"} | sections["model"]
+    return Settings.model_validate(sections)
+
+
+@asynccontextmanager
+async def serving(engine: FakeEngine | None = None, **sections: Any) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings_of(**sections), engine=engine)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
+        async with asyncio.timeout(60):
+            while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - it is a server's state
+                await asyncio.sleep(0.01)
+        yield client
 
 
 def test_every_key_has_a_test_of_its_effect() -> None:

@@ -124,7 +124,7 @@ def _for_cpu(options: VLLMOptions) -> dict[str, Any]:
     """Type and KV cache by what this machine has, where the options leave them open. Workers share it."""
     from transformers import AutoConfig
 
-    _check_cores(options.n_workers)
+    _check_workers(options)
     config = AutoConfig.from_pretrained(options.model_name, trust_remote_code=False).get_text_config()
     available = cpu_resources.available_memory_bytes()
     weights = cpu_resources.weights_bytes(options.model_name)
@@ -142,16 +142,21 @@ def _for_cpu(options: VLLMOptions) -> dict[str, Any]:
     return {"dtype": dtype, "kv_cache_memory_bytes": kv_bytes}
 
 
-def _check_cores(n_workers: int) -> None:
-    """vLLM gives each worker a NUMA node's cores unless it is told which; too few nodes are an assertion in
-    it."""
-    if n_workers == 1 or os.environ.get(CORES_ENV, "auto") != "auto":
+def _check_workers(options: VLLMOptions) -> None:
+    """Raises SettingsError for what vLLM 0.32 starts on a CPU and then fails at, in a process of its own."""
+    if options.pipeline_parallel_size > 1 and (options.enable_lora or options.enforce_eager):
+        # With LoRA it does not compile, so it does not warm up, which alone makes a stage's receiving buffer.
+        raise SettingsError(
+            "model.pipeline_parallel_size must be 1 on a CPU: vLLM serves no adapters there with its layers "
+            "divided; use model.tensor_parallel_size"
+        )
+    if options.n_workers == 1 or os.environ.get(CORES_ENV, "auto") != "auto":
         return
     from vllm.utils.cpu_resource_utils import get_visible_memory_node
 
     n_nodes = len(get_visible_memory_node())
-    if n_nodes < n_workers:
+    if n_nodes < options.n_workers:  # vLLM gives each worker a node's cores unless it is told which
         raise SettingsError(
-            f"{n_workers} workers on a CPU need cores of their own, and this machine has {n_nodes} NUMA "
-            f"node(s): set {CORES_ENV} to one list of cores per worker, such as '0-3|4-7'"
+            f"{options.n_workers} workers on a CPU need cores of their own, and this machine has {n_nodes} "
+            f"NUMA node(s): set {CORES_ENV} to one list of cores per worker, such as '0-3|4-7'"
         )
