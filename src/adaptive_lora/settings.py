@@ -153,6 +153,22 @@ class InferenceSettings(Section):
     )
 
 
+class AdmissionSettings(Section):
+    """Who enters an engine in this process, when more adapters are asked for than have slots."""
+
+    policy: Literal["residency", "fifo"] = Field(
+        "residency",
+        description="'residency': whose adapter is in the batch or in a slot goes first; 'fifo': by age",
+    )
+    max_queue: int = Field(1024, ge=1, description="requests that wait; beyond it 503 with Retry-After")
+    max_wait_rounds: int = Field(
+        256, ge=0, description="later requests for other adapters that may go before an earlier one"
+    )
+    prefetch: bool = Field(
+        True, description="read adapters that are next, and on disk alone, while others run"
+    )
+
+
 class RouterSettings(Section):
     encoder_path: Path | None = Field(
         None, description="folder that `make encoder` built; default: the shipped one"
@@ -244,6 +260,7 @@ class Settings(Section):
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
     inference: InferenceSettings = InferenceSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     router: RouterSettings = RouterSettings()
     rate_limiting: RateLimitingSettings = RateLimitingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()

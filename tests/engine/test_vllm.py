@@ -28,7 +28,7 @@ from adaptive_lora.errors import (
 from adaptive_lora.settings import AdaptersSettings, InferenceSettings, ModelSettings
 from adaptive_lora.types import ChatMessage
 
-from .conformance import LONG, EngineConformance, complete, request
+from .conformance import LONG, PROMPT, SHORT, EngineConformance, complete, request
 from .conftest import adapter_version
 
 pytestmark = pytest.mark.vllm
@@ -73,8 +73,8 @@ def unstarted(tiny_model):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tiny_model, adapters):
-    """Two slots for three adapters: vLLM swaps them by itself."""
+async def scheduled(tiny_model, adapters):
+    """Two slots for three adapters, as it is served: behind an admission queue."""
     engine = build_engine(
         ModelSettings(base_model=str(tiny_model), dtype="float32"),
         AdaptersSettings(max_loras=2, max_cpu_loras=8, max_lora_rank=8),
@@ -85,6 +85,12 @@ async def engine(tiny_model, adapters):
         await engine.load(adapter)
     yield engine
     await engine.stop()
+
+
+@pytest.fixture(scope="module")
+def engine(scheduled):
+    """The engine alone: vLLM swaps adapters by itself."""
+    return scheduled.inner
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -132,16 +138,42 @@ class TestVLLMInferenceEngine(EngineConformance):
 
         assert not [m.name for m in REGISTRY.collect() if m.name.startswith("vllm")]
 
-    async def test_zz_the_death_of_the_engine_process(self, engine):
-        """Last of its class: the engine does not survive it."""
+
+@pytest.mark.asyncio(loop_scope="module")
+class TestScheduledVLLM(EngineConformance):
+    """The same engine behind its admission queue."""
+
+    @pytest.fixture
+    def engine(self, scheduled):
+        return scheduled
+
+    async def test_more_adapters_than_slots_and_one_pinned(self, engine, adapters):
+        """What vLLM alone would die of: the idle pinned adapter's slot is not to be had."""
+        await engine.pin(adapters[0].id)
+        try:
+            ids = [adapters[1].id, adapters[2].id, None] * 8
+            assert len(await engine.generate_batch([PROMPT] * len(ids), SHORT, ids)) == len(ids)
+            assert (await engine.residency())[adapters[0].id] == "slot"
+        finally:
+            await engine.unpin(adapters[0].id)
+
+    async def test_zz_the_death_of_the_engine_process(self, engine, adapters):
+        """Last of the engine's tests: it does not survive it."""
         processes = children(os.getpid())
         stream = engine.generate(request(sampling=LONG))
         await anext(stream)
-        core = engine._llm.engine_core.resources.engine_manager.processes[0].pid
+        waiting = [
+            asyncio.create_task(complete(engine, sampling=LONG, adapter_id=a.id)) for a in [*adapters] * 6
+        ]
+        while not len(engine.queue):  # noqa: ASYNC110 - the test's time limit is the only one
+            await asyncio.sleep(0.01)
+        core = engine.inner._llm.engine_core.resources.engine_manager.processes[0].pid
         os.kill(core, signal.SIGKILL)
         with pytest.raises(EngineDead):
             async for _ in stream:
                 pass
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(outcome, EngineDead)
         for call in (
             complete(engine),
             engine.list(),

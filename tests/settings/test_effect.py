@@ -7,8 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +15,13 @@ import pytest
 
 from adaptive_lora.engine.factory import build_engine
 from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.engine.scheduled import ScheduledEngine
 from adaptive_lora.errors import BundleError, SettingsError, WrongBase
 from adaptive_lora.serving import loading
-from adaptive_lora.serving.api import create_app
-from adaptive_lora.settings import Settings
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
-from tests.settings import test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
-from tests.settings.effects import TESTED, key
-
-
-def settings_of(**sections: dict[str, Any]) -> Settings:
-    sections.setdefault("model", {})
-    sections["model"] = {"engine": "fake", "base_model": "fake-base"} | sections["model"]
-    return Settings.model_validate(sections)
-
-
-@asynccontextmanager
-async def serving(engine: FakeEngine | None = None, **sections: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings_of(**sections), engine=engine)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
-    ):
-        async with asyncio.timeout(60):
-            while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - it is a server's state
-                await asyncio.sleep(0.01)
-        yield client
+from tests.settings import test_effect_admission, test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
+from tests.settings.effects import TESTED, key, serving, settings_of
 
 
 def test_every_key_has_a_test_of_its_effect() -> None:
@@ -128,7 +105,8 @@ async def test_requests_past_the_limit_are_turned_away() -> None:
 async def test_the_engine_and_the_model_are_the_configured_ones() -> None:
     settings = settings_of(model={"engine": "fake", "base_model": "org/name"})
     engine = build_engine(settings.model, settings.adapters, settings.inference)
-    assert isinstance(engine, FakeEngine)
+    assert isinstance(engine, ScheduledEngine)
+    assert isinstance(engine.inner, FakeEngine)
     assert engine.model_name == "org/name"
 
 
@@ -165,8 +143,9 @@ def test_the_engines_keys_become_vllms_arguments(tmp_path: Path, monkeypatch: py
     base = str(make_model(tmp_path))
     settings = load_settings(environ={}, flags=flags | {"model.base_model": base}).settings
     engine = build_engine(settings.model, settings.adapters, settings.inference)
-    assert isinstance(engine, VLLMInferenceEngine)
-    arguments = AsyncEngineArgs(**engine_arguments(engine._options))
+    assert isinstance(engine, ScheduledEngine)
+    assert isinstance(engine.inner, VLLMInferenceEngine)
+    arguments = AsyncEngineArgs(**engine_arguments(engine.inner._options))
     assert arguments.model == base
     for value, argument in ENGINE_KEYS.values():
         assert getattr(arguments, argument) == value, argument
@@ -184,8 +163,9 @@ def test_layers_are_divided_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
     settings = settings_of(model={"engine": "vllm", "pipeline_parallel_size": 2})
     engine = loading.build_engine(settings)
-    assert isinstance(engine, VLLMInferenceEngine)
-    assert engine_arguments(engine._options)["pipeline_parallel_size"] == 2
+    assert isinstance(engine, ScheduledEngine)
+    assert isinstance(engine.inner, VLLMInferenceEngine)
+    assert engine_arguments(engine.inner._options)["pipeline_parallel_size"] == 2
 
 
 @key("model.quantized_from")

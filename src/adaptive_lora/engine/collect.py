@@ -6,8 +6,8 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from adaptive_lora.engine.base import Engine
 from adaptive_lora.errors import EngineError, InvalidRequest
 from adaptive_lora.types import (
     Completion,
@@ -48,8 +48,14 @@ async def collect(chunks: AsyncIterator[TokenChunk]) -> list[Completion]:
     return [finished[i] for i in sorted(finished)]
 
 
+class Generates(Protocol):
+    """The part of an engine that `complete_batch` drives."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]: ...
+
+
 async def complete_batch(
-    engine: Engine,
+    engine: Generates,
     prompts: Sequence[Prompt],
     config: SamplingConfig | None,
     adapter_ids: Sequence[str | None] | None,

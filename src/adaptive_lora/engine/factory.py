@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from adaptive_lora.engine.admission import AdmissionQueue
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.engine.fake import FakeEngine
-from adaptive_lora.settings import AdaptersSettings, InferenceSettings, ModelSettings, WorkersSettings
+from adaptive_lora.engine.scheduled import ScheduledEngine
+from adaptive_lora.settings import (
+    AdaptersSettings,
+    AdmissionSettings,
+    InferenceSettings,
+    ModelSettings,
+    WorkersSettings,
+)
+from adaptive_lora.telemetry.adapters import AdapterMetrics
 
 
 def build_engine(
@@ -12,8 +21,38 @@ def build_engine(
     adapters: AdaptersSettings,
     inference: InferenceSettings,
     workers: WorkersSettings | None = None,
+    *,
+    admission: AdmissionSettings | None = None,
+    metrics: AdapterMetrics | None = None,
 ) -> Engine:
-    """An engine, not yet started. `model.base_model` is a folder or an id ('demo' is resolved before)."""
+    """An engine, not yet started. `model.base_model` is a folder or an id ('demo' is resolved before).
+
+    One in this process stands behind an admission queue; remote workers are chosen by their own rules.
+    """
+    if model.engine == "remote":
+        from adaptive_lora.engine.remote.engine import RemoteEngine
+
+        return RemoteEngine(
+            model.base_model, workers or WorkersSettings(), max_lora_rank=adapters.max_lora_rank
+        )
+    admission = admission or AdmissionSettings()
+    queue = AdmissionQueue(
+        n_slots=adapters.max_loras,
+        n_places=inference.max_batch_size + places_ahead(inference.max_batch_size),
+        max_queue=admission.max_queue,
+        max_wait_rounds=admission.max_wait_rounds,
+        policy=admission.policy,
+    )
+    inner = _build_inner(model, adapters, inference)
+    return ScheduledEngine(inner, queue, prefetch=admission.prefetch, metrics=metrics)
+
+
+def places_ahead(max_num_seqs: int) -> int:
+    """Requests that stand ready in the engine itself, so that a place that becomes free is filled at once."""
+    return max(2, max_num_seqs // 8)
+
+
+def _build_inner(model: ModelSettings, adapters: AdaptersSettings, inference: InferenceSettings) -> Engine:
     if model.engine == "fake":
         return FakeEngine(
             model.base_model,
@@ -21,12 +60,6 @@ def build_engine(
             max_num_seqs=inference.max_batch_size,
             max_loras=adapters.max_loras,
             max_lora_rank=adapters.max_lora_rank,
-        )
-    if model.engine == "remote":
-        from adaptive_lora.engine.remote.engine import RemoteEngine
-
-        return RemoteEngine(
-            model.base_model, workers or WorkersSettings(), max_lora_rank=adapters.max_lora_rank
         )
     from adaptive_lora.engine.vllm import VLLMInferenceEngine
 

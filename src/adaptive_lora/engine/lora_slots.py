@@ -1,12 +1,18 @@
-"""What vLLM's workers cannot say or do about their adapters: where each of them is, and unpinning.
+"""What vLLM's workers cannot say or do about their adapters: where each of them is, unpinning, reading ahead.
 
 vLLM 0.32 keeps two LRU caches in each worker, one of adapters in host memory and one of slots in the batch's
-tensors (`lora/model_manager.py`), pins in both, and has a call for neither question.
+tensors (`lora/model_manager.py`), pins in both, and has a call for neither question. It reads an
+adapter's files in the worker's only thread, between two steps.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from concurrent.futures import Future
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
 
 WORKER_EXTENSION = f"{__name__}.LoRASlots"
 """For the engine argument `worker_extension_cls`; then `collective_rpc("lora_slots")` and the like work."""
@@ -36,3 +42,43 @@ class LoRASlots:
         for cache in pinned:
             cache._unpin(lora_id)
         return bool(pinned)
+
+    def prefetch_lora(self, lora_id: int, lora_name: str, lora_path: str) -> None:
+        """Begin to read an adapter's files in a thread, unless it is in host memory or being read.
+
+        vLLM takes what has been read when it needs the adapter, and waits for the rest of it. What nobody has
+        taken is dropped when others are read: at most as many are kept as there are slots.
+        """
+        from vllm.lora.request import LoRARequest
+
+        manager = self.model_runner.lora_manager
+        reads = _reads_ahead(manager)
+        if lora_id in reads or lora_id in manager.list_adapters():
+            return
+        while len(reads) >= manager.lora_config.max_loras:
+            del reads[next(iter(reads))]
+        future = reads[lora_id] = Future[Any]()
+        request = LoRARequest(lora_name=lora_name, lora_int_id=lora_id, lora_path=lora_path)
+        Thread(target=_read, args=(manager.read_adapter, request, future), daemon=True).start()
+
+
+def _reads_ahead(manager: Any) -> dict[int, Future[Any]]:
+    """The reads of a worker's LoRA manager, by id; the first call puts them before vLLM's own reading."""
+    if not hasattr(manager, "reads_ahead"):
+        reads: dict[int, Future[Any]] = {}
+        read_adapter = manager._load_adapter
+
+        def load_adapter(request: LoRARequest) -> Any:
+            future = reads.pop(request.lora_int_id, None)
+            read = None if future is None else future.result()
+            return read_adapter(request) if read is None else read
+
+        manager.reads_ahead, manager.read_adapter, manager._load_adapter = reads, read_adapter, load_adapter
+    return manager.reads_ahead  # type: ignore[no-any-return]
+
+
+def _read(read_adapter: Any, request: LoRARequest, future: Future[Any]) -> None:
+    try:
+        future.set_result(read_adapter(request))
+    except Exception:  # who needs the adapter reads it again, and fails by itself
+        future.set_result(None)

@@ -339,6 +339,15 @@ class VLLMInferenceEngine:
             for i in [self._lora_ids[adapter_id]]
         }
 
+    async def prefetch(self, adapter_id: str) -> None:
+        """Begin to read the adapter's files, if it may be on disk alone. Unknown id: no-op."""
+        adapter = self._adapters.get(adapter_id)
+        if adapter is None or len(self._adapters) <= self._options.max_cpu_loras:
+            return
+        self._check()
+        arguments = (self._lora_ids[adapter_id], adapter.id, str(adapter.path))
+        await self._ask(self._llm.collective_rpc("prefetch_lora", args=arguments))
+
     async def list(self) -> list[AdapterVersion]:
         self._check()
         return [self._adapters[i] for i in sorted(self._adapters)]

@@ -22,19 +22,27 @@ if TYPE_CHECKING:
     from adaptive_lora.adapters.registry import Registry
     from adaptive_lora.agents.compositions import Compositions
     from adaptive_lora.agents.fleet import Fleet
-    from adaptive_lora.agents.view import Routes
+    from adaptive_lora.agents.view import FleetView, Routes
     from adaptive_lora.engine.base import Engine
     from adaptive_lora.router.encoder import Encoder
     from adaptive_lora.router.router import Router
+    from adaptive_lora.telemetry.adapters import AdapterMetrics
     from adaptive_lora.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
 
-def build_engine(settings: Settings) -> Engine:
+def build_engine(settings: Settings, metrics: AdapterMetrics | None = None) -> Engine:
     from adaptive_lora.engine.factory import build_engine as build
 
-    return build(settings.model, settings.adapters, settings.inference)
+    return build(
+        settings.model,
+        settings.adapters,
+        settings.inference,
+        settings.workers,
+        admission=settings.admission,
+        metrics=metrics,
+    )
 
 
 def describe_base(settings: Settings) -> BaseModelInfo:
@@ -102,6 +110,18 @@ def open_registry(settings: Settings) -> Registry:
     folder = state_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     return Registry.open(f"sqlite:///{folder / 'registry.db'}")
+
+
+def offline_view(settings: Settings, registry: Registry) -> FleetView:
+    """What a server would serve, without an engine."""
+    from adaptive_lora.adapters.state import state_folder
+    from adaptive_lora.adapters.store import Store
+    from adaptive_lora.agents.offline import offline_view as view
+
+    base = describe_base(settings)
+    catalog = load_catalog(settings, base)
+    store = Store(state_folder(settings), settings.storage.url)
+    return view(registry.snapshot(), catalog, store, base=base, max_rank=settings.adapters.max_lora_rank)
 
 
 def make_compositions(settings: Settings, engine: Engine) -> Compositions | None:

@@ -167,7 +167,9 @@ class Runtime:
         engine = self._engine
         if engine is None:
             self._say("preparing the engine")
-            engine = self._engine = await asyncio.to_thread(loading.build_engine, self.settings)
+            engine = self._engine = await asyncio.to_thread(
+                loading.build_engine, self.settings, self.metrics.adapters
+            )
         self._say("loading the base model")
         starting = asyncio.create_task(engine.start())
         try:

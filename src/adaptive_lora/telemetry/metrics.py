@@ -23,6 +23,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from adaptive_lora.telemetry.adapters import AdapterMetrics
 from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per series, which nobody reads
@@ -90,6 +91,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.engine = EngineGauges()
         self.registry.register(self.engine)
+        self.adapters = AdapterMetrics(self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
