@@ -30,8 +30,9 @@ from adaptive_lora.errors import Conflict, NotFound, StorageError, UnsafeLink, U
 INDEX_NAME = ".adaptive-lora-sync.json"
 JOURNAL_NAME = ".adaptive-lora-sync.partial.json"
 WORK_NAME = ".adaptive-lora-sync"
-JOURNAL_EVERY = 16
-"""Files between two writings of it."""
+JOURNAL_EVERY_FILES = 16
+JOURNAL_EVERY_BYTES = 64_000_000
+"""Between two writings of it, whichever comes first."""
 MAX_INDEX_BYTES = 64_000_000
 _LAST = ("config.json", "manifest.json", "adapter_config.json")
 
@@ -109,23 +110,24 @@ def push(
         return
     before = _known(remote, sizes)
     # What others have pushed beside it stays, unless this push replaces or deletes it.
-    present = {path: entry for path, entry in before.items() if path in sizes and path not in plan.transfer}
-    present = {path: entry for path, entry in present.items() if path not in plan.delete} | dict(
-        plan.unchanged
-    )
+    replaced = plan.transfer.keys() | set(plan.delete)
+    kept = {path: entry for path, entry in before.items() if path in sizes and path not in replaced}
+    present = kept | dict(plan.unchanged)
     remote.write(JOURNAL_NAME, _dump(present))
-    n_since = 0
+    unwritten: list[Entry] = []
     lock = threading.Lock()
 
     def upload(path: str) -> None:
-        nonlocal n_since
+        entry = plan.transfer[path]
         remote.upload(folder / path, path)
-        progress(plan.transfer[path].size)
+        progress(entry.size)
         with lock:
-            present[path] = plan.transfer[path]
-            n_since += 1
-            if n_since % JOURNAL_EVERY == 0:
+            present[path] = entry
+            unwritten.append(entry)
+            n_bytes = sum(entry.size for entry in unwritten)
+            if len(unwritten) >= JOURNAL_EVERY_FILES or n_bytes >= JOURNAL_EVERY_BYTES:
                 remote.write(JOURNAL_NAME, _dump(present))
+                unwritten.clear()
 
     try:
         in_parallel(jobs, upload, sorted(plan.transfer))
