@@ -92,8 +92,8 @@ class AdaptersSettings(Section):
     )
     effect_checks: bool = Field(
         True,
-        description="prove an adapter before it serves: that it changes the base's output on its own examples, "
-        "and does not lose to the base on its probes",
+        description="prove an adapter before it serves: that it changes the base's output on its own "
+        "examples, and does not lose to the base on its probes",
     )
     max_compositions: int = Field(
         8, ge=0, description="weighted sums of agents kept loaded, the least used ones leave; 0 serves none"

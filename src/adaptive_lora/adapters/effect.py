@@ -76,14 +76,15 @@ def check_effect(adapter: AdapterVersion, report: EffectReport) -> None:
     # "not >=" and not "<": what is no number passes neither.
     if report.n_texts and not report.difference >= MIN_DIFFERENCE:
         raise NoEffect(
-            f"{adapter.id} changes the base's log-probabilities by {report.difference:.2g} nats a token on its "
-            f"own {'probes' if report.n_probes else 'examples'}, which is nothing: check its training, its "
-            "target modules and lora_alpha"
+            f"{adapter.id} changes the base's log-probabilities by {report.difference:.2g} nats a token on "
+            f"its own {'probes' if report.n_probes else 'examples'}, which is nothing: check its training, "
+            "its target modules and lora_alpha"
         )
     if report.advantage is not None and not report.advantage >= 0:
         raise WorseThanBase(
-            f"{adapter.id} finds the answers of its own {report.n_probes} probes less likely than the base does "
-            f"({report.advantage:+.3f} nats a token): train it further, or correct the probes in its manifest"
+            f"{adapter.id} finds the answers of its own {report.n_probes} probes less likely than the base "
+            f"does ({report.advantage:+.3f} nats a token): train it further, or correct the probes in its "
+            "manifest"
         )
 
 

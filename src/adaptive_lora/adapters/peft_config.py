@@ -48,7 +48,7 @@ class PeftConfig:
         return _match(self.rank_pattern, module, self.rank)
 
     def scaling_of(self, module: str) -> float:
-        """What B @ A is multiplied by: alpha / rank, or alpha / sqrt(rank) for rsLoRA (Kalajdzievski 2023)."""
+        """What B @ A is multiplied by: alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023)."""
         rank = self.rank_of(module)
         alpha = _match(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)

@@ -310,7 +310,7 @@ class Fleet:
         record = await self._record(name, ref)
         await self._change(self._registry.delete, name, record.version, by=by)
         if record.origin == "store":
-            await asyncio.to_thread(self._store.remove, name, record.version)
+            await asyncio.to_thread(self._remove, name, record.version)
 
     async def _effect(
         self, version: AdapterVersion, *, force: bool
@@ -365,11 +365,15 @@ class Fleet:
             await asyncio.to_thread(change, *arguments, who=by.who, why=by.why, **options)
             await self._reconciler.run(await self.snapshot())
 
+    def _remove(self, name: str, version: str) -> None:
+        self._store.remove(name, version)
+        self._store.unmirror(name, version)
+
     async def _discard(self, version: AdapterVersion) -> None:
         """Remove the files of a version that was not accepted, unless another process has accepted it."""
         try:
             known = await self.snapshot()
             if not any(record.id == version.id for record in known.versions):
-                await asyncio.to_thread(self._store.remove, version.name, version.version)
+                await asyncio.to_thread(self._remove, version.name, version.version)
         except AdaptiveLoraError as error:
             _log.warning("the files of %s stay behind: %s", version.id, error.message)

@@ -127,7 +127,7 @@ class Reconciler:
             name: ready[f"{name}@{known[PROD].version}"] for name, known in aliases.items() if PROD in known
         }
         router = await self._route_to(prods)
-        self.view = FleetView(ready, aliases, router, pinned, _approved(snapshot))
+        self.view = FleetView(ready, aliases, router, pinned, approved(snapshot, prods))
         self.revision = snapshot.revision
         for version_id, version in list(self._engine.adapters.items()):
             if version_id not in ready and version.name != COMPOSITION and version_id not in self._leaving:
@@ -272,13 +272,16 @@ def _wanted(snapshot: Snapshot) -> dict[str, VersionRecord]:
     }
 
 
-def _approved(snapshot: Snapshot) -> dict[frozenset[str], Composition]:
-    approved = {}
+def approved(snapshot: Snapshot, prods: Mapping[str, AdapterVersion]) -> dict[frozenset[str], Composition]:
+    """Those that have beaten the very versions that are `prod` now; other versions have to be compared
+    anew."""
+    present = {version.id for version in prods.values()}
+    found = {}
     for record in snapshot.compositions:
         name = parse_name(record.spec)
-        if record.approved and isinstance(name, Composition):
-            approved[frozenset(agent.name for agent, _ in name.parts)] = name
-    return approved
+        if record.approved and isinstance(name, Composition) and present.issuperset(record.agents):
+            found[frozenset(agent.name for agent, _ in name.parts)] = name
+    return found
 
 
 def _with(router: Routes, version: AdapterVersion) -> Routes:

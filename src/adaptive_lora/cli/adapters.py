@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from adaptive_lora.cli.client import actor
 from adaptive_lora.cli.common import (
     AdaptersFolder,
     AsJson,
@@ -25,6 +26,7 @@ from adaptive_lora.errors import AdapterError, SettingsError, UnknownAdapter
 if TYPE_CHECKING:
     from adaptive_lora.adapters.catalog import Catalog
     from adaptive_lora.settings import Settings
+    from adaptive_lora.training.parity import ParityReport
     from adaptive_lora.types import AdapterVersion
 
 app = typer.Typer(help="The fleet's files.", no_args_is_help=True)
@@ -91,18 +93,54 @@ def verify(
     path: Annotated[
         Path | None, typer.Argument(help="One adapter, or a folder of adapters; default: adapters.path.")
     ] = None,
+    parity: Annotated[
+        bool,
+        typer.Option(
+            "--parity", help="Also compare the engine with PEFT on their probes; starts both. Minutes."
+        ),
+    ] = False,
     config: Config = None,
     base_model: BaseModel = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check adapters as the server does before it loads them. Exit code 1: one is refused, or none found."""
+    """Check adapters as the server does before it loads them. Exit code 1: one is refused, or none found.
+
+    The report of --parity is kept in the registry with the version, if the registry knows it.
+    """
     if path is not None and not path.is_dir():
         raise SettingsError(f"{path} is not a folder")
     settings = settings_from(config, {"model.base_model": base_model, "adapters.path": path})
     catalog = _catalog_of_one(settings, path) if path and _is_adapter(path) else _catalog(settings)
-    _show(catalog, as_json)
-    if catalog.rejected or not catalog.versions:
+    reports = [_parity(settings, version) for version in catalog.versions] if parity else []
+    if as_json and parity:
+        print_json(_as_dict(catalog) | {"parity": [report.as_dict() for report in reports]})
+    else:
+        _show(catalog, as_json)
+    for report in () if as_json else reports:
+        output().print(
+            f"{report.adapter}: {'equals' if report.passed else 'DIFFERS FROM'} PEFT, by "
+            f"{report.mean_difference:.2g} nats a token on {report.n_tokens} tokens "
+            f"(at most {report.mean_tolerance:.2g} in {report.engine_dtype})",
+            markup=False,
+        )
+    if catalog.rejected or not catalog.versions or not all(report.passed for report in reports):
         raise typer.Exit(1)
+
+
+def _parity(settings: Settings, version: AdapterVersion) -> ParityReport:
+    from adaptive_lora.serving import loading
+    from adaptive_lora.training.parity import run_parity
+
+    with console().status(f"comparing {version.id} with PEFT"):
+        report = run_parity(settings, version)
+    registry = loading.open_registry(settings)
+    try:
+        registry.report(version.name, version.version, "parity", report.as_dict(), who=actor())
+    except UnknownAdapter:
+        console().print(f"{version.id} is not in the registry: its report is not kept", style="yellow")
+    finally:
+        registry.close()
+    return report
 
 
 def _is_adapter(path: Path) -> bool:

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from adaptive_lora import __version__
-from adaptive_lora.cli import adapters, doctor, fleet, generate, models, quantise, route, router, serve
+from adaptive_lora.cli import (
+    adapters,
+    compositions,
+    doctor,
+    fleet,
+    generate,
+    models,
+    quantise,
+    route,
+    router,
+    serve,
+)
 from adaptive_lora.cli.common import console
 from adaptive_lora.errors import AdaptiveLoraError
 
@@ -25,6 +36,7 @@ app.command("generate")(generate.generate)
 app.command("route")(route.route)
 fleet.register(adapters.app)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(compositions.app, name="compositions")
 app.add_typer(router.app, name="router")
 app.add_typer(models.app, name="models")
 app.add_typer(quantise.app, name="quantise")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from starlette.exceptions import HTTPException
 
+from adaptive_lora.adapters.durable import disk_errors
 from adaptive_lora.adapters.files import Limits
 from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
 from adaptive_lora.settings import StorageSettings
@@ -37,7 +38,7 @@ def unpack(archive: Path, folder: Path, storage: StorageSettings) -> None:
 async def receive(chunks: AsyncIterator[bytes], path: Path, *, max_bytes: int) -> None:
     """Write a request's body to `path`, piece by piece. 413 past `max_bytes`, 408 if the sender stalls."""
     n_bytes = 0
-    with path.open("wb") as file:
+    with disk_errors(path), path.open("wb") as file:
         while True:
             try:
                 async with asyncio.timeout(BODY_READ_TIMEOUT_S):
