@@ -85,7 +85,7 @@ def main() -> None:
         uv, [*cpu_only, *(flag for extra in ("cpu", *LAYERS) for flag in ("--extra", extra))], existing
     )
     locks = {
-        "gateway": compile_lock(uv, [], everything),
+        "gateway": compile_lock(uv, ["--extra", "cloud"], everything),
         "cpu": compile_lock(uv, [*cpu_only, "--extra", "cpu"], everything),
         "gpu": compile_lock(uv, ["--extra", "gpu"], everything),
     }
