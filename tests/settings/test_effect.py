@@ -15,11 +15,12 @@ import pytest
 
 from adaptive_lora.engine.factory import build_engine
 from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.engine.scheduled import ScheduledEngine
 from adaptive_lora.errors import BundleError, SettingsError, WrongBase
 from adaptive_lora.serving import loading
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
-from tests.settings import test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
+from tests.settings import test_effect_admission, test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
 from tests.settings.effects import TESTED, key, serving, settings_of
 
 
@@ -104,7 +105,8 @@ async def test_requests_past_the_limit_are_turned_away() -> None:
 async def test_the_engine_and_the_model_are_the_configured_ones() -> None:
     settings = settings_of(model={"engine": "fake", "base_model": "org/name"})
     engine = build_engine(settings.model, settings.adapters, settings.inference)
-    assert isinstance(engine, FakeEngine)
+    assert isinstance(engine, ScheduledEngine)
+    assert isinstance(engine.inner, FakeEngine)
     assert engine.model_name == "org/name"
 
 
@@ -141,8 +143,9 @@ def test_the_engines_keys_become_vllms_arguments(tmp_path: Path, monkeypatch: py
     base = str(make_model(tmp_path))
     settings = load_settings(environ={}, flags=flags | {"model.base_model": base}).settings
     engine = build_engine(settings.model, settings.adapters, settings.inference)
-    assert isinstance(engine, VLLMInferenceEngine)
-    arguments = AsyncEngineArgs(**engine_arguments(engine._options))
+    assert isinstance(engine, ScheduledEngine)
+    assert isinstance(engine.inner, VLLMInferenceEngine)
+    arguments = AsyncEngineArgs(**engine_arguments(engine.inner._options))
     assert arguments.model == base
     for value, argument in ENGINE_KEYS.values():
         assert getattr(arguments, argument) == value, argument
@@ -160,8 +163,9 @@ def test_layers_are_divided_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
     settings = settings_of(model={"engine": "vllm", "pipeline_parallel_size": 2})
     engine = loading.build_engine(settings)
-    assert isinstance(engine, VLLMInferenceEngine)
-    assert engine_arguments(engine._options)["pipeline_parallel_size"] == 2
+    assert isinstance(engine, ScheduledEngine)
+    assert isinstance(engine.inner, VLLMInferenceEngine)
+    assert engine_arguments(engine.inner._options)["pipeline_parallel_size"] == 2
 
 
 @key("model.quantized_from")
