@@ -16,7 +16,7 @@ from typing import Protocol
 from adaptive_lora.adapters.base import BaseModelInfo
 from adaptive_lora.adapters.manifest import COMPOSITION, read_manifest
 from adaptive_lora.adapters.verify import verify_adapter
-from adaptive_lora.errors import AdapterError, HashMismatch, StorageError, UnknownAdapter
+from adaptive_lora.errors import AdapterError, HashMismatch, NotFound, StorageError, UnknownAdapter
 from adaptive_lora.types import AdapterVersion
 
 _ID = re.compile(r"([a-z0-9][a-z0-9_-]{0,62})@([0-9a-f]{12})")
@@ -86,5 +86,5 @@ class AdapterFiles:
             raise UnknownAdapter(f"{name}@{version} is not in this worker's folders, and it has no store")
         try:
             return self._store.fetch(name, version)
-        except (StorageError, AdapterError) as error:
+        except (NotFound, StorageError, AdapterError) as error:
             raise UnknownAdapter(f"{name}@{version} cannot be had here: {error.message}") from error

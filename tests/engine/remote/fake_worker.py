@@ -171,6 +171,7 @@ async def running(*workers: FakeWorker) -> AsyncIterator[None]:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Wait until it does. The test's own time limit is the only one."""
-    while not holds():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    """Wait until it does; fails after a minute, which is no measure of anything."""
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

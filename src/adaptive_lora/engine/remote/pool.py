@@ -182,15 +182,15 @@ class Pool:
         """One that is not used, or not yet: it must be the same model, and answer a canary."""
         worker.breaker.probe()
         info = await worker.identify()
-        self._check_like_the_others(worker, info)
         await worker.canary()
+        self._check_like_the_others(info)  # only now: another may have been the first meanwhile
         worker.breaker.succeeded()
         self.info = self.info or info
         self._say(worker.url, None)
         _log.info("worker %s joins (%s, vLLM %s)", worker.url, worker.kind, info.vllm_version)
         await self._notify()
 
-    def _check_like_the_others(self, worker: Worker, info: wire.WorkerInfo) -> None:
+    def _check_like_the_others(self, info: wire.WorkerInfo) -> None:
         """Raises WorkerFailed for a worker whose answers would be another model's."""
         ours = self.info
         if ours is None:
