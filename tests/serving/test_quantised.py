@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 AGENTS = ["analysis", "code", "creative", "reasoning"]
 
 
-@pytest.fixture(scope="module", params=["w8a8-int8", "w4a16-int4"])
+@pytest.fixture(
+    scope="module", params=["w8a8-int8", pytest.param("w4a16-int4", marks=pytest.mark.acceptance)]
+)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
