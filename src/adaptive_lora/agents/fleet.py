@@ -284,7 +284,7 @@ class Fleet:
         target = (await self.snapshot()).alias(name, alias)
         if f"{name}@{target.version}" not in self.view.versions:
             raise Conflict(f"{name}@{target.version} is not loaded, and cannot be {PROD}: load it first")
-        await self._change(self._registry.promote, name, alias=alias, by=by)
+        await self._change(self._registry.promote, name, alias=alias, expected=target.version, by=by)
         return (await self.snapshot()).alias(name, PROD)
 
     async def rollback(self, name: str, ref: str | None, *, by: Change) -> AliasRecord:

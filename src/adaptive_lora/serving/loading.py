@@ -102,6 +102,7 @@ def load_catalog(settings: Settings, base: BaseModelInfo) -> Catalog:
 def open_registry(settings: Settings) -> Registry:
     """The registry that `registry.database_url` names, or a file in the state folder. Migrates it forward."""
     from adaptive_lora.adapters.registry import Registry
+    from adaptive_lora.adapters.registry_database import sqlite_url
     from adaptive_lora.adapters.state import state_folder
 
     url = settings.registry.database_url
@@ -109,7 +110,7 @@ def open_registry(settings: Settings) -> Registry:
         return Registry.open(url.get_secret_value())
     folder = state_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    return Registry.open(f"sqlite:///{folder / 'registry.db'}")
+    return Registry.open(sqlite_url(folder / "registry.db"))
 
 
 def offline_view(settings: Settings, registry: Registry) -> FleetView:

@@ -26,6 +26,7 @@ from adaptive_lora.errors import (
     EngineDead,
     EngineError,
     EngineNotReady,
+    RegistryUnavailable,
 )
 from adaptive_lora.serving import loading
 from adaptive_lora.settings import Settings
@@ -50,6 +51,7 @@ Phase = Literal["starting", "ready", "stalled", "failed", "stopped"]
 WATCH_INTERVAL_S = 5.0
 IDLE_BEFORE_CANARY_S = 30.0
 CANARY_TIMEOUT_S = 60.0
+REGISTRY_RETRY_S = 2.0
 HEAD_START_S = 0.05
 """For the server to accept its first connections: the imports to come hold the interpreter's lock."""
 CANARY_TOKENS = 4
@@ -176,7 +178,7 @@ class Runtime:
             if not loading.is_on_disk(self.settings):
                 await starting  # the engine fetches the base model, which adapters are checked against
             base = await asyncio.to_thread(loading.describe_base, self.settings)
-            registry = self._registry = await asyncio.to_thread(loading.open_registry, self.settings)
+            registry = self._registry = await self._open_registry()
             catalog = await asyncio.to_thread(loading.load_catalog, self.settings, base)
             expected = folder.expected(await asyncio.to_thread(registry.snapshot), catalog)
             if self._router is None and expected:
@@ -214,6 +216,16 @@ class Runtime:
         _log.info(
             "ready; base model %s; agents: %s", self.base_model, ", ".join(fleet.view.versions) or "none"
         )
+
+    async def _open_registry(self) -> Registry:
+        """A database that is still starting is waited for."""
+        while True:
+            try:
+                return await asyncio.to_thread(loading.open_registry, self.settings)
+            except RegistryUnavailable as error:
+                self._say(f"waiting for the registry: {error.message}")
+            await asyncio.sleep(REGISTRY_RETRY_S)
+            self._say("loading the base model")
 
     async def _canary(self, engine: Engine, version: AdapterVersion | None) -> None:
         """Generate a few tokens. Raises EngineError if nothing comes, or not in time."""

@@ -9,11 +9,8 @@ from fastapi import Path
 from pydantic import BaseModel, Field, StringConstraints
 
 from adaptive_lora.adapters.records import AliasRecord, Change, HistoryEntry, VersionRecord
+from adaptive_lora.adapters.registry_checks import MAX_SOURCE_CHARS, MAX_WHO_CHARS, MAX_WHY_CHARS
 from adaptive_lora.serving.schemas.common import Strict, Text
-
-MAX_WHY_CHARS = 500
-MAX_WHO_CHARS = 64
-MAX_SOURCE_CHARS = 2_048
 
 WORD = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 AgentName = Annotated[str, Path(pattern=WORD, description="the adapter's name")]
