@@ -137,6 +137,9 @@ def test_what_a_cpu_cannot_split_is_refused_before_it_starts(
         engine_arguments(VLLMOptions(str(tiny_model), tensor_parallel_size=2))
     with pytest.raises(SettingsError, match="tensor_parallel_size"):
         engine_arguments(VLLMOptions(str(tiny_model), pipeline_parallel_size=2))
+    if importlib.util.find_spec("ray") is None:
+        with pytest.raises(SettingsError, match="pip install ray"):
+            engine_arguments(VLLMOptions(str(tiny_model), distributed_executor_backend="ray"))
 
 
 def test_unknown_methods_of_quantisation_are_refused_before_it_starts(tiny_model: Path) -> None:

@@ -67,6 +67,10 @@ def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
     if options.max_cpu_loras < options.max_loras:
         raise SettingsError("adapters.max_cpu_loras must be at least adapters.max_loras")
     _check_quantization(options.quantization)
+    if options.distributed_executor_backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise SettingsError(
+            "model.distributed_executor_backend is 'ray', which is not installed: pip install ray"
+        )
     arguments: dict[str, Any] = {
         "model": options.model_name,
         "quantization": options.quantization,
