@@ -52,12 +52,12 @@ def make(
     as_json: AsJson = False,
 ) -> None:
     """Write a quantised copy of a Llama-like base, which serves the original's adapters."""
-    from adaptive_lora.serving import loading
+    from adaptive_lora.adapters.base_folder import base_folder
     from adaptive_lora.training.quantise import SCHEMES, quantise_base
 
     if scheme not in SCHEMES:
         raise SettingsError(f"there is no scheme {scheme!r}; there are: {', '.join(SCHEMES)}")
-    folder = demo_fleet.folder() / "base" if base == demo_fleet.DEMO else loading.base_folder(base)
+    folder = demo_fleet.folder() / "base" if base == demo_fleet.DEMO else base_folder(base)
     if folder is None:
         raise SettingsError(
             f"{base} is no folder with safetensors, and not fetched yet: `hf download {base}`"

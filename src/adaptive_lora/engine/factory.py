@@ -27,7 +27,7 @@ def build_engine(
 ) -> Engine:
     """An engine, not yet started. `model.base_model` is a folder or an id ('demo' is resolved before).
 
-    One in this process stands behind an admission queue; remote workers are chosen by their own rules.
+    One in this process stands behind an admission queue; remote workers have each a queue of their own.
     """
     if model.engine == "remote":
         from adaptive_lora.engine.remote.engine import RemoteEngine
@@ -35,15 +35,31 @@ def build_engine(
         return RemoteEngine(
             model.base_model, workers or WorkersSettings(), max_lora_rank=adapters.max_lora_rank
         )
-    admission = admission or AdmissionSettings()
-    queue = AdmissionQueue(
+    return schedule(
+        _build_inner(model, adapters, inference),
+        admission or AdmissionSettings(),
         n_slots=adapters.max_loras,
-        n_places=inference.max_batch_size + places_ahead(inference.max_batch_size),
+        max_num_seqs=inference.max_batch_size,
+        metrics=metrics,
+    )
+
+
+def schedule(
+    inner: Engine,
+    admission: AdmissionSettings,
+    *,
+    n_slots: int,
+    max_num_seqs: int,
+    metrics: AdapterMetrics | None = None,
+) -> ScheduledEngine:
+    """`inner` behind an admission queue."""
+    queue = AdmissionQueue(
+        n_slots=n_slots,
+        n_places=max_num_seqs + places_ahead(max_num_seqs),
         max_queue=admission.max_queue,
         max_wait_rounds=admission.max_wait_rounds,
         policy=admission.policy,
     )
-    inner = _build_inner(model, adapters, inference)
     return ScheduledEngine(inner, queue, prefetch=admission.prefetch, metrics=metrics)
 
 

@@ -96,6 +96,7 @@ class VLLMInferenceEngine:
             config.model_config.model,
             tensor_parallel_size=config.parallel_config.tensor_parallel_size,
             max_loras=config.lora_config.max_loras,
+            max_cpu_loras=config.lora_config.max_cpu_loras or config.lora_config.max_loras,
             max_lora_rank=config.lora_config.max_lora_rank,
         )
         engine._llm = llm

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptive_lora.adapters.base_folder import base_folder
 from adaptive_lora.errors import SettingsError
 from adaptive_lora.settings import Settings
 from adaptive_lora.types import AdapterVersion
@@ -45,15 +47,25 @@ def build_engine(settings: Settings, metrics: AdapterMetrics | None = None) -> E
     )
 
 
-def describe_base(settings: Settings) -> BaseModelInfo:
-    """The base model, as far as adapters must agree with it."""
+def describe_base(settings: Settings, engine: Engine | None = None) -> BaseModelInfo:
+    """The base model, as far as adapters must agree with it.
+
+    A remote engine's is what its workers say, who have its files; the gateway need not. Raises SettingsError
+    if it has others.
+    """
     from adaptive_lora.adapters.base import BaseModelInfo
     from adaptive_lora.adapters.base import describe_base as describe
 
     if settings.model.engine == "fake":
         return BaseModelInfo(settings.model.base_model)
     name = settings.model.base_model
-    return describe(name, base_folder(name), _original(settings.model.quantized_from))
+    base = describe(name, base_folder(name), _original(settings.model.quantized_from))
+    fingerprint = getattr(engine, "base_fingerprint", None)
+    if base.fingerprint and fingerprint and base.fingerprint != fingerprint:
+        raise SettingsError(
+            f"model.base_model is {name!r}, and the workers serve another model (or another state of it)"
+        )
+    return replace(base, fingerprint=base.fingerprint or fingerprint)
 
 
 def _original(name: str | None) -> Origin | None:
@@ -71,24 +83,9 @@ def _original(name: str | None) -> Origin | None:
 
 def is_on_disk(settings: Settings) -> bool:
     """Whether the base model can be described before an engine has fetched it."""
+    if settings.model.engine == "remote":
+        return False  # its workers say what it is, once they are there
     return settings.model.engine == "fake" or base_folder(settings.model.base_model) is not None
-
-
-def base_folder(base_model: str) -> Path | None:
-    """The folder itself, or where Hugging Face's cache keeps that id; None if there is neither."""
-    if Path(base_model).is_dir():
-        return Path(base_model)
-    try:
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-    except ImportError:
-        return None
-    try:
-        found = try_to_load_from_cache(base_model, "config.json")
-    except HFValidationError:
-        return None
-    folder = Path(found).parent if isinstance(found, str) else None
-    return folder if folder and any(folder.glob("*.safetensors")) else None
 
 
 def load_catalog(settings: Settings, base: BaseModelInfo) -> Catalog:

@@ -177,7 +177,7 @@ class Runtime:
         try:
             if not loading.is_on_disk(self.settings):
                 await starting  # the engine fetches the base model, which adapters are checked against
-            base = await asyncio.to_thread(loading.describe_base, self.settings)
+            base = await asyncio.to_thread(loading.describe_base, self.settings, engine)
             registry = self._registry = await self._open_registry()
             catalog = await asyncio.to_thread(loading.load_catalog, self.settings, base)
             expected = folder.expected(await asyncio.to_thread(registry.snapshot), catalog)

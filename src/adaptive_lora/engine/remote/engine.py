@@ -29,6 +29,7 @@ from adaptive_lora.errors import (
     Overloaded,
     RankTooLarge,
     UnknownAdapter,
+    Unsupported,
     WorkerLost,
 )
 from adaptive_lora.settings import WorkersSettings
@@ -299,10 +300,17 @@ class RemoteEngine:
                 attempts.count(None, unknown)
 
     async def residency(self) -> Mapping[str, Residency]:
-        """The nearest place that any worker has an adapter in. Asks the workers; those that do not answer, or
-        cannot tell, have it on disk."""
+        """The nearest place that any worker has an adapter in. Asks the workers; one that does not answer has
+        it on disk.
+
+        Raises Unsupported if there are stock workers only: they cannot tell.
+        """
         self._check()
-        workers = self._pool.usable()
+        workers = [worker for worker in self._pool.usable() if worker.kind == "plugin"]
+        if not workers and self._pool.usable():
+            raise Unsupported(
+                "stock vLLM servers cannot tell where adapters are: start the workers with our plugin"
+            )
         answers = await asyncio.gather(*(w.look() for w in workers), return_exceptions=True)
         for worker, answer in zip(workers, answers, strict=True):
             if isinstance(answer, WorkerFailed):
