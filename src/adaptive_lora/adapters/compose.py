@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from adaptive_lora.adapters.base import BaseModelInfo
 from adaptive_lora.adapters.compose_module import Method, Module, open_part
 from adaptive_lora.adapters.durable import disk_errors, sync, write_whole
@@ -101,8 +103,14 @@ def compose(
                     for path in paths
                 ]
                 declared = {name: kind for module in modules for name, kind in module.declared.items()}
-                with write_tensors(folder / WEIGHTS_NAME, declared) as writer:
-                    losses = {m.path: m.write(writer, density=density, seed=seed) for m in modules}
+                # On cores that an engine keeps busy, the threads of a BLAS spend their time waiting.
+                one_core = threadpool_limits(limits=1, user_api="blas")
+                with one_core, write_tensors(folder / WEIGHTS_NAME, declared) as writer:
+                    measure = not all(module.is_exact for module in modules)
+                    losses = {
+                        module.path: module.write(writer, density=density, seed=seed, measure=measure)
+                        for module in modules
+                    }
             base = read_manifest(chosen[0][0].path)
             config = _peft_config({module.path: module.rank for module in modules}, base.base_model)
             write_whole(folder / CONFIG_NAME, _json(config))

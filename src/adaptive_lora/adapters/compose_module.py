@@ -76,8 +76,9 @@ class Module:
         self._method = method
         (self._shape,) = shapes
         summed = sum(part.config.rank_of(path) for part in parts)
-        self._is_copied = method == "cat" and summed <= max_rank
-        self.rank = summed if self._is_copied else min(max_rank, *self._shape)
+        self.is_exact = method == "cat" and summed <= max_rank
+        """Whether it is concatenated, and nothing is reduced."""
+        self.rank = summed if self.is_exact else min(max_rank, *self._shape)
 
     @property
     def declared(self) -> dict[str, tuple[str, tuple[int, int]]]:
@@ -88,22 +89,19 @@ class Module:
             key_of(self.path, "B"): ("F32", (n_out, self.rank)),
         }
 
-    def write(self, writer: TensorWriter, *, density: float, seed: int) -> tuple[float, float]:
-        """Write A and B. Returns the squared Frobenius norms of the error, and of what was asked for."""
-        if self._is_copied:
-            return self._write_copied(writer)
-        reduced = self._reduced(density, seed)
-        writer.write(key_of(self.path, "A"), reduced.a)
-        writer.write(key_of(self.path, "B"), reduced.b)
-        return reduced.squared_error, reduced.squared_norm
-
-    def _write_copied(self, writer: TensorWriter) -> tuple[float, float]:
+    def write(self, writer: TensorWriter, *, density: float, seed: int, measure: bool) -> tuple[float, float]:
+        """Write A and B. Returns the squared Frobenius norms of the error, and of what was asked for; of an
+        exact module both are 0 unless `measure`, which is asked where others are not exact."""
+        if not self.is_exact:
+            reduced = self._reduced(density, seed)
+            writer.write(key_of(self.path, "A"), reduced.a)
+            writer.write(key_of(self.path, "B"), reduced.b)
+            return reduced.squared_error, reduced.squared_norm
         a, b = self._concatenated()
-        name = key_of(self.path, "A")
-        copied = [part.file.raw(name) for part in self._parts] if self._copied_type else []
-        writer.write(name, b"".join(copied) or a)
+        copied = [part.file.raw(key_of(self.path, "A")) for part in self._parts if self._copied_type]
+        writer.write(key_of(self.path, "A"), b"".join(copied) or a)
         writer.write(key_of(self.path, "B"), b)
-        return 0.0, compose_math.squared_norm(a, b)
+        return 0.0, compose_math.squared_norm(a, b) if measure else 0.0
 
     def _reduced(self, density: float, seed: int) -> compose_math.Reduced:
         if self._method == "cat":
@@ -129,7 +127,7 @@ class Module:
     def _copied_type(self) -> str | None:
         """Of A, where its bytes can be copied as they are: the parts have the same type."""
         types = {part.file.tensors[key_of(self.path, "A")].dtype for part in self._parts}
-        return types.pop() if self._is_copied and len(types) == 1 else None
+        return types.pop() if self.is_exact and len(types) == 1 else None
 
 
 def key_of(module: str, side: Side) -> str:
