@@ -33,10 +33,16 @@ BARE_NAMES = {
 """Variables of the deployment guide that carry no prefix. The prefixed name wins where both are set."""
 
 OTHER_VARIABLES = frozenset(
-    {CONFIG_VARIABLE, FOLDER_VARIABLE, "ADAPTIVE_LORA_CPU_LORA", "ADAPTIVE_LORA_ENGINE_OWNER"}
+    {
+        CONFIG_VARIABLE,
+        FOLDER_VARIABLE,
+        "ADAPTIVE_LORA_CPU_LORA",
+        "ADAPTIVE_LORA_ENGINE_OWNER",
+        "ADAPTIVE_LORA_WORKER_WITHOUT_KEY",
+    }
 )
-"""Variables with our prefix that are no settings: the config file, the demo's folder, the vLLM plugin's
-switch, and the mark that an engine's processes inherit."""
+"""Variables with our prefix that are no settings: the config file, the demo's folder, the switches of the vLLM
+plugins, and the mark that an engine's processes inherit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""An environment as a gateway's image has it: requirements/gateway.txt and this package, no torch, no vLLM."""
+"""The environment of a gateway's image: requirements/gateway.txt and this package; no torch, no vLLM."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class TestWithOurPlugin(EngineConformance):
         await engine.unload(own.id)
 
     async def test_no_route_but_the_probes_answers_without_the_key(self, engine, servers):
-        async with httpx.AsyncClient(base_url=servers["plugin"].url) as client:
+        async with httpx.AsyncClient(base_url=servers["plugin"].url, timeout=60) as client:
             described = (await client.get("/openapi.json", headers=BEARER)).json()["paths"]
             paths = {*described, "/adaptive-lora/v1/worker", "/v1/models", "/docs", "/nowhere"}
             for path in sorted(paths - {"/health", "/ping", "/metrics"}):

