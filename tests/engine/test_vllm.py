@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,10 +75,10 @@ def unstarted(tiny_model):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scheduled(tiny_model, adapters):
-    """Two slots for three adapters, as it is served: behind an admission queue."""
+    """Two slots for three adapters, host memory for no more, as it is served: behind an admission queue."""
     engine = build_engine(
         ModelSettings(base_model=str(tiny_model), dtype="float32"),
-        AdaptersSettings(max_loras=2, max_cpu_loras=8, max_lora_rank=8),
+        AdaptersSettings(max_loras=2, max_cpu_loras=3, max_lora_rank=8),
         InferenceSettings(max_batch_size=8),
     )
     await engine.start()
@@ -91,6 +92,12 @@ async def scheduled(tiny_model, adapters):
 def engine(scheduled):
     """The engine alone: vLLM swaps adapters by itself."""
     return scheduled.inner
+
+
+async def is_read(engine, adapter):
+    arguments = (engine._lora_ids[adapter.id], adapter.id, str(adapter.path))
+    while not (await engine._llm.collective_rpc("prefetch_lora", args=arguments))[0]:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -132,6 +139,38 @@ class TestVLLMInferenceEngine(EngineConformance):
         assert number in await engine._llm.list_loras()
         await engine.unload(spare.id)
         assert number not in await engine._llm.list_loras()
+
+    async def test_what_was_read_ahead_is_used(self, engine, adapters, spare, tmp_path):
+        """Its files are gone by then."""
+        path = tmp_path / "ahead"
+        shutil.copytree(spare.path, path)
+        ahead = adapter_version(path)
+        await engine.load(ahead)
+        want = await complete(engine, adapter_id=ahead.id)
+        for adapter in adapters:
+            await complete(engine, adapter_id=adapter.id)
+        assert (await engine.residency())[ahead.id] == "disk"
+        await engine.prefetch(ahead.id)
+        await is_read(engine, ahead)
+        shutil.rmtree(path)
+        assert await complete(engine, adapter_id=ahead.id) == want
+        await engine.unload(ahead.id)
+
+    async def test_reading_ahead_is_a_hint(self, engine, adapters, spare, tmp_path):
+        await engine.prefetch("nobody@000000000000")
+        await engine.prefetch(adapters[0].id)
+        path = tmp_path / "broken"
+        shutil.copytree(spare.path, path)
+        broken = adapter_version(path)
+        await engine.load(broken)
+        for adapter in adapters:
+            await complete(engine, adapter_id=adapter.id)
+        weights = path / "adapter_model.safetensors"
+        weights.rename(path / "elsewhere")
+        await is_read(engine, broken)
+        (path / "elsewhere").rename(weights)
+        assert (await complete(engine, adapter_id=broken.id)).text, "a read that failed is tried again"
+        await engine.unload(broken.id)
 
     async def test_nothing_of_vllms_metrics_is_in_our_registry(self, engine):
         from prometheus_client import REGISTRY

@@ -43,23 +43,27 @@ class LoRASlots:
             cache._unpin(lora_id)
         return bool(pinned)
 
-    def prefetch_lora(self, lora_id: int, lora_name: str, lora_path: str) -> None:
+    def prefetch_lora(self, lora_id: int, lora_name: str, lora_path: str) -> bool:
         """Begin to read an adapter's files in a thread, unless it is in host memory or being read.
 
-        vLLM takes what has been read when it needs the adapter, and waits for the rest of it. What nobody has
-        taken is dropped when others are read: at most as many are kept as there are slots.
+        Returns whether nothing is left to be read. vLLM takes what has been read when it needs the adapter,
+        and waits for the rest of it. What nobody has taken is dropped when others are read: at most as many
+        are kept as there are slots.
         """
         from vllm.lora.request import LoRARequest
 
         manager = self.model_runner.lora_manager
         reads = _reads_ahead(manager)
-        if lora_id in reads or lora_id in manager.list_adapters():
-            return
+        if lora_id in manager.list_adapters():
+            return True
+        if lora_id in reads:
+            return reads[lora_id].done()
         while len(reads) >= manager.lora_config.max_loras:
             del reads[next(iter(reads))]
         future = reads[lora_id] = Future[Any]()
         request = LoRARequest(lora_name=lora_name, lora_int_id=lora_id, lora_path=lora_path)
         Thread(target=_read, args=(manager.read_adapter, request, future), daemon=True).start()
+        return False
 
 
 def _reads_ahead(manager: Any) -> dict[int, Future[Any]]:
