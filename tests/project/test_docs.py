@@ -93,3 +93,13 @@ def test_make_help_lists_every_target() -> None:
     assert targets
     for target in targets:
         assert f"make {target} " in listed
+
+
+def test_every_fault_is_shown_by_a_test_that_exists() -> None:
+    rows = re.findall(r"^\|.*\|$", (ROOT / "docs/reference/faults.md").read_text(), re.MULTILINE)
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row)
+        assert named or "shown by" in row or set(row) <= set("|-"), row
+        for path, test in named:
+            assert (ROOT / path).is_file(), path
+            assert not test or f"def {test}(" in (ROOT / path).read_text(), test

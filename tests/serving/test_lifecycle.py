@@ -1,7 +1,9 @@
 """Adapters come and go over HTTP, while the server runs."""
 
 import asyncio
+import contextlib
 import io
+import sqlite3
 import tarfile
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -11,8 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
+from adaptive_lora.adapters.manifest import write_manifest
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.types import AdapterVersion
+from tests.disks import small_disk
 from tests.serving.conftest import CODE, CREATIVE, Serve, agent, ready, until
 
 
@@ -331,3 +335,31 @@ async def test_what_was_promoted_outlives_a_restart_although_the_folder_has_anot
         assert await who_answers(client, "code") == better.version
     async with serve(engine=FakeEngine()) as client:
         assert await who_answers(client, "code") == better.version
+
+
+async def test_a_registry_that_is_away_changes_nothing_that_is_served(
+    client: httpx.AsyncClient, law: AdapterVersion, state_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (database,) = (state_home / "adaptive-lora").glob("*/registry.db")
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = await client.post("/adapters/code/versions/prod/pin")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "registry_unavailable")
+        assert refused.headers["retry-after"]
+        assert await who_answers(client, "code") == CODE.version
+    assert (await client.post("/adapters/code/versions/prod/pin")).json()["pinned"]
+    assert (await upload(client, law)).status_code == 201
+
+
+async def test_a_full_disk_is_said_and_nothing_is_left(serve: Serve, tmp_path: Path) -> None:
+    large = agent("large", seed=31, folder=tmp_path / "large", rank=64)
+    bulk = large.path / "notes.md"
+    bulk.write_text("x" * 2_000_000)
+    write_manifest(large.path, name="large", description="large", examples=["large"], base_model="fake-base")
+    with small_disk(tmp_path / "small") as disk:
+        database = {"database_url": f"sqlite:///{tmp_path}/registry.db"}
+        async with serve(storage={"path": disk}, registry=database) as client:
+            refused = await upload(client, large)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage_full")
+            assert await who_answers(client, "code") == CODE.version
+        assert not [path for path in (disk / "staging").rglob("*") if path.is_file()]

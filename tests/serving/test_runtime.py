@@ -10,11 +10,20 @@ from typing import Any
 import httpx
 import pytest
 
+from adaptive_lora.adapters.registry import Registry
 from adaptive_lora.engine.fake import FakeEngine
-from adaptive_lora.errors import AdapterError, EngineError, HashMismatch, WrongModules
+from adaptive_lora.errors import (
+    AdapterError,
+    EngineError,
+    HashMismatch,
+    RegistryUnavailable,
+    WrongModules,
+)
+from adaptive_lora.serving import loading
 from adaptive_lora.serving import runtime as runtimes
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.runtime import Runtime
+from adaptive_lora.settings import Settings
 from adaptive_lora.types import AdapterVersion
 from tests.serving.conftest import CODE, CREATIVE, FLEET, KeywordRouter, ready, settings_of, until
 
@@ -208,3 +217,27 @@ async def test_stopping_stops_the_engine(engine: FakeEngine) -> None:
         await ready(client)
     assert runtime.phase == "stopped"
     assert engine._state == "stopped"
+
+
+async def test_a_server_waits_for_its_registry(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "REGISTRY_RETRY_S", 0.01)
+    open_registry = loading.open_registry
+    is_up = asyncio.Event()
+    tried = 0
+
+    def opening(settings: Settings) -> Registry:
+        nonlocal tried
+        tried += 1
+        if not is_up.is_set():
+            raise RegistryUnavailable("the registry does not answer")
+        return open_registry(settings)
+
+    monkeypatch.setattr(loading, "open_registry", opening)
+    async with started(engine) as (client, runtime, failures):
+        await until(lambda: tried > 2)
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "starting")
+        is_up.set()
+        await ready(client)
+        assert runtime.phase == "ready"
+    assert failures == []
