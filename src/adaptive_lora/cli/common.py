@@ -24,7 +24,7 @@ BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="'demo', a folder, or a Hugging Face id: model.base_model.")
 ]
 AdaptersFolder = Annotated[Path | None, typer.Option("--adapters", help="Folder of adapters: adapters.path.")]
-EngineName = Annotated[str | None, typer.Option("--engine", help="'vllm' or 'fake': model.engine.")]
+EngineName = Annotated[str | None, typer.Option("--engine", help="'vllm', 'remote' or 'fake': model.engine.")]
 
 
 def console() -> Console:

@@ -44,6 +44,7 @@ def settings(*workers: FakeWorker, **changes: object) -> WorkersSettings:
 class FakeWorker:
     """`files` are the adapters that it can get. `fault` may change at any time:
 
+    freeze          answers nothing at all, as a stopped process
     hang            accepts requests for tokens and never answers, while all else is well
     error           answers 500 to them
     cut             sends `n_chunks` chunks, then drops the connection
@@ -129,6 +130,8 @@ class FakeWorker:
 
     def _faulty(self, app):
         async def answer(scope, receive, send):
+            if self.fault == "freeze":
+                await asyncio.sleep(3600)
             if scope["type"] != "http" or not scope["path"].endswith("/generate"):
                 await app(scope, receive, send)
                 return

@@ -162,6 +162,25 @@ async def test_a_hung_worker_is_found_out_without_any_request():
         await until(lambda: state_of(engine, workers[0]) == "closed")
 
 
+@pytest.mark.parametrize("is_loaded", [True, False])
+async def test_a_frozen_worker_costs_nobody_more_than_the_first_token_timeout(monkeypatch, is_loaded):
+    """Its port accepts connections; whether the adapter is there already or must be loaded first."""
+    monkeypatch.setattr("adaptive_lora.engine.remote.dialects.ASK_TIMEOUT_S", 0.3)
+    workers = [FakeWorker([CODE]) for _ in range(2)]
+    async with pool(*workers, canary_interval=60) as engine:
+        await engine.load(CODE)
+        want = await complete(engine, adapter_id=CODE.id)
+        home, _ = home_of(CODE.id, *workers)
+        if not is_loaded:
+            engine._pool.workers[home.url].forget()
+        home.fault = "freeze"
+        async with asyncio.timeout(20):
+            assert await answers_of(engine, 5) == [want] * 5
+        await until(lambda: state_of(engine, home) == "open")
+        home.fault = None
+        await until(lambda: state_of(engine, home) == "closed")
+
+
 async def test_a_slow_worker_is_not_a_hung_one():
     worker = FakeWorker()
     worker.fault = "slow"

@@ -92,10 +92,12 @@ class PluginDialect:
         await self._tell("DELETE", f"/adapters/{adapter_id}/pin")
 
     async def _ask(
-        self, method: str, path: str, kind: type[T], body: object = None, timeout_s: float = ASK_TIMEOUT_S
+        self, method: str, path: str, kind: type[T], body: object = None, timeout_s: float | None = None
     ) -> T:
         content = None if body is None else wire.encode(body)
-        status, data = await self._transport.call(method, wire.PREFIX + path, content, timeout_s=timeout_s)
+        status, data = await self._transport.call(
+            method, wire.PREFIX + path, content, timeout_s=timeout_s or ASK_TIMEOUT_S
+        )
         if status != 200:
             raise failure(status, data)
         try:

@@ -113,6 +113,7 @@ class RemoteEngine:
             try:
                 async with running.interruptible(None):
                     worker = await self._pool.choose(request.request_id, request.adapter_id, attempts.failed)
+                async with running.interruptible(self._settings.first_token_timeout):
                     await self._supply(worker, request.adapter_id)
                 async with aclosing(self._streamed(request, running, worker)) as chunks:
                     async for chunk in chunks:

@@ -169,14 +169,17 @@ class Pool:
                         await worker.woken.wait()
 
     async def _examine(self, worker: Worker) -> None:
-        """One that is used: it must go on giving tokens; one that is silent must answer a canary."""
-        await worker.look()
-        if time.monotonic() - worker.progress_at >= self._settings.canary_interval:
-            try:
+        """One that is used: it must go on giving tokens; one that is silent must answer a canary, at once."""
+        is_silent = time.monotonic() - worker.progress_at >= self._settings.canary_interval
+        try:
+            await worker.look()
+            if is_silent:
                 await worker.canary()
-            except WorkerFailed as failure:
-                raise WorkerFailed(failure.reason, failure.error, refused=True) from failure
-            worker.breaker.succeeded()
+                worker.breaker.succeeded()
+        except WorkerFailed as failure:
+            raise WorkerFailed(
+                failure.reason, failure.error, refused=failure.refused or is_silent
+            ) from failure
 
     async def _admit(self, worker: Worker) -> None:
         """One that is not used, or not yet: it must be the same model, and answer a canary."""
