@@ -205,14 +205,19 @@ def history(
     if as_json:
         print_json(entries)
         return
-    table = Table("when (UTC)", "who", "what", "version", "alias", "from", "to", "why", box=None)
+    table = Table("when (UTC)", "who", "what", "why", box=None)
+    table.columns[0].no_wrap = True
     for entry in entries:
-        cells = (entry["who"], entry["action"], *(entry[key] or "" for key in _COLUMNS))
-        table.add_row(entry["at"][:19].replace("T", " "), *(Text(cell) for cell in cells))
+        cells = (entry["who"], _what(entry), entry["why"])
+        table.add_row(entry["at"][:16].replace("T", " "), *(Text(cell) for cell in cells))
     output().print(table)
 
 
-_COLUMNS = ("version", "alias", "before", "after", "why")
+def _what(entry: dict[str, Any]) -> str:
+    """As "promote prod: 3f9c2a000001 -> 5d21c0000002"."""
+    about = entry["alias"] or entry["version"] or ""
+    moved = f": {entry['before'] or 'nothing'} -> {entry['after'] or 'nothing'}" if entry["alias"] else ""
+    return f"{entry['action']} {about}{moved}"
 
 
 def _by(why: str) -> dict[str, str]:
