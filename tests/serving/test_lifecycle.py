@@ -15,9 +15,13 @@ import pytest
 
 from adaptive_lora.adapters.manifest import write_manifest
 from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.router.bundle import BundleStore
+from adaptive_lora.router.router import Router
+from adaptive_lora.serving.api import create_app
 from adaptive_lora.types import AdapterVersion
+from tests.adapter_folders import verified, write_adapter
 from tests.disks import small_disk
-from tests.serving.conftest import CODE, CREATIVE, Serve, agent, ready, until
+from tests.serving.conftest import CODE, CREATIVE, Serve, agent, ready, settings_of, until
 
 
 def packed(version: AdapterVersion) -> bytes:
@@ -363,3 +367,52 @@ async def test_a_full_disk_is_said_and_nothing_is_left(serve: Serve, tmp_path: P
             assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage_full")
             assert await who_answers(client, "code") == CODE.version
         assert not [path for path in (disk / "staging").rglob("*") if path.is_file()]
+
+
+async def test_with_bundles_what_the_router_learns_outlives_the_server(tmp_path: Path) -> None:
+    """Adapters, heads and thresholds move together: a restart finds what the fleet was left with."""
+    fleet, bundles = tmp_path / "fleet", tmp_path / "bundles"
+    topics = {
+        "music": "play a song of the band number",
+        "cooking": "a recipe for a soup with vegetable number",
+    }
+    for seed, (name, words) in enumerate(topics.items()):
+        write_adapter(
+            fleet / name, examples=[f"{words} {i}" for i in range(12)], base_model="fake-base", seed=seed
+        )
+    versions = [verified(fleet / name, base_model="fake-base") for name in topics]
+    router = {"use_encoder": False, "bundle_path": bundles}
+    first = Router.fit({version.name: version.examples for version in versions})
+    BundleStore(bundles).save(first, {v.name: v.version for v in versions}, why="a test")
+    sailing = write_adapter(
+        tmp_path / "sailing",
+        examples=[f"say these words as pirates talk at sea {i}" for i in range(12)],
+        base_model="fake-base",
+        seed=9,
+    )
+    newer = verified(
+        write_adapter(
+            tmp_path / "newer" / "music", examples=versions[0].examples, base_model="fake-base", seed=10
+        ),
+        base_model="fake-base",
+    )
+    for begins in (True, False):
+        settings = settings_of(adapters={"path": fleet}, router=router)
+        app = create_app(settings, engine=FakeEngine())
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+        ):
+            await ready(client)
+            if begins:
+                assert (await upload(client, verified(sailing, base_model="fake-base"))).status_code == 201
+                assert (await upload(client, newer, alias="prod")).status_code == 201
+            sung = await client.post("/route", json={"prompt": "play a song of the band"})
+            assert (sung.json()["agent"], sung.json()["version"]) == ("music", newer.version), sung.json()
+            routed = await client.post("/route", json={"prompt": "say this as pirates talk at sea"})
+            assert routed.json()["agent"] == "sailing", routed.json()
+    manifest = BundleStore(bundles).manifest()
+    assert set(manifest.adapters) == {"music", "cooking", "sailing"}
+    assert manifest.adapters["music"] == newer.version
+    assert BundleStore(bundles).history()[-1].why == "the fleet changed"

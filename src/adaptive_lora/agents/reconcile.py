@@ -231,7 +231,7 @@ class Reconciler:
             router = await asyncio.to_thread(self._fit_router, list(prods.values()))
             self._learnt = dict(prods)
             return router
-        before = router
+        before = {name: version.version for name, version in self._learnt.items()}
         for name in self._learnt.keys() - prods.keys():
             router = await asyncio.to_thread(_without, router, name)
             del self._learnt[name]
@@ -243,8 +243,8 @@ class Reconciler:
             ):
                 router = await asyncio.to_thread(_with, router, version)
             self._learnt[name] = version
-        if router is not before and self._keep_router is not None:
-            versions = {name: version.version for name, version in self._learnt.items()}
+        versions = {name: version.version for name, version in self._learnt.items()}
+        if versions != before and self._keep_router is not None:
             await asyncio.to_thread(self._keep_router, router, versions)
         return router
 
