@@ -61,12 +61,17 @@ class SamplingConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """What an engine is asked to generate. `adapter_id` is an `AdapterVersion.id`, or None for the base."""
+    """What an engine is asked to generate. `adapter_id` is an `AdapterVersion.id`, or None for the base.
+
+    Requests share cached prefixes of prompts only with those of the same `cache_salt` (lower-case
+    hexadecimal; None is a salt, too). It changes no token.
+    """
 
     request_id: str
     prompt: Prompt
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     adapter_id: str | None = None
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,22 @@ class EngineConformance:
     async def test_greedy_answers_repeat(self, engine):
         assert await complete(engine) == await complete(engine)
 
+    async def test_a_cache_salt_changes_no_token(self, engine, adapters):
+        """Each salt reads the prompt for itself, then again from the prefix cache."""
+        prompt = PROMPT + " there was a fox" * 3
+        for adapter_id in (None, adapters[0].id):
+            plain = await complete(engine, prompt, adapter_id=adapter_id, logprobs=0)
+            for salt in ("0123456789abcdef" * 2, "f" * 32, "f" * 32):
+                salted = replace(request(prompt, adapter_id=adapter_id, logprobs=0), cache_salt=salt)
+                (completion,) = await collect(engine.generate(salted))
+                assert (completion.text, completion.usage) == (plain.text, plain.usage)
+
+    @pytest.mark.parametrize("salt", ["", "f" * 15, "f" * 129, "F" * 32, "../../etc/passwd", "f" * 32 + "\n"])
+    async def test_a_malformed_cache_salt_never_reaches_the_engine(self, engine, salt):
+        with pytest.raises(InvalidRequest, match="cache_salt"):
+            await collect(engine.generate(replace(request(), cache_salt=salt)))
+        assert (await complete(engine)).text
+
     async def test_prompts_matter(self, engine):
         assert (await complete(engine)).text != (await complete(engine, "Twice upon a time")).text
 

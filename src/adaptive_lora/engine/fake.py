@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from adaptive_lora.engine import collect, fake_text
 from adaptive_lora.engine.in_flight import InFlight
+from adaptive_lora.engine.salts import check_salt
 from adaptive_lora.errors import (
     EngineDead,
     EngineNotReady,
@@ -86,6 +87,7 @@ class FakeEngine:
         self._check()
         if request.adapter_id is not None:
             self._known(request.adapter_id)
+        check_salt(request.cache_salt)
         sampling = request.sampling
         _validate(sampling)
         if request.request_id in self._in_flight:

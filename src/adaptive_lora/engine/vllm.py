@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adaptive_lora.engine import collect, lifeline, sampling
 from adaptive_lora.engine.in_flight import InFlight
 from adaptive_lora.engine.prompts import PromptEncoder
+from adaptive_lora.engine.salts import check_salt
 from adaptive_lora.engine.threads import in_daemon_thread
 from adaptive_lora.engine.vllm_args import VLLMOptions, engine_arguments, prepare_environment
 from adaptive_lora.engine.vllm_stats import (
@@ -158,6 +159,7 @@ class VLLMInferenceEngine:
     async def _generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
         self._check()
         request_id, adapter_id = request.request_id, request.adapter_id
+        check_salt(request.cache_salt)
         lora = self._lora_request(adapter_id) if adapter_id is not None else None
         if request_id in self._in_flight:
             raise InvalidRequest("a request with this id is running; ids must be unique")
@@ -190,7 +192,8 @@ class VLLMInferenceEngine:
 
         wanted_logprobs = request.sampling.logprobs
         unfinished = set(range(request.sampling.n))
-        outputs = self._llm.generate(tokens_input(ids), parameters, request.request_id, lora_request=lora)
+        prompt = tokens_input(ids, cache_salt=request.cache_salt)
+        outputs = self._llm.generate(prompt, parameters, request.request_id, lora_request=lora)
         try:
             async with aclosing(outputs):
                 async for output in outputs:

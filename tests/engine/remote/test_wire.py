@@ -43,7 +43,7 @@ samplings = st.builds(
     logprobs=st.none() | st.integers(0, 20),
     json_schema=st.none() | st.dictionaries(text, json_value),
 )
-requests = st.builds(GenerateRequest, text, prompts, samplings, st.none() | text)
+requests = st.builds(GenerateRequest, text, prompts, samplings, st.none() | text, st.none() | text)
 token_logprobs = st.builds(TokenLogprob, text, logprob, st.lists(st.tuples(text, logprob)).map(tuple))
 chunks = st.builds(
     TokenChunk,

@@ -21,6 +21,7 @@ from adaptive_lora.engine import collect
 from adaptive_lora.engine.remote.pool import Pool
 from adaptive_lora.engine.remote.transport import WorkerFailed
 from adaptive_lora.engine.remote.worker import Ticket, Worker
+from adaptive_lora.engine.salts import check_salt
 from adaptive_lora.errors import (
     AdapterError,
     EngineError,
@@ -92,6 +93,7 @@ class RemoteEngine:
 
     async def _generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
         self._check()
+        check_salt(request.cache_salt)
         if request.adapter_id is not None:
             self._known(request.adapter_id)
         if request.request_id in self._in_flight:

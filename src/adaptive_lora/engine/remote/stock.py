@@ -81,6 +81,8 @@ class StockDialect:
             )
         model = request.adapter_id or self._model
         body = completion_body(model, ids, request.sampling, room)
+        if request.cache_salt is not None:
+            body["cache_salt"] = request.cache_salt
         async with self._transport.stream("/v1/completions", msgspec.json.encode(body)) as response:
             if response.status_code != 200:
                 raise _refusal(response.status_code, await read_body(response))
