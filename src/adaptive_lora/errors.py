@@ -7,6 +7,8 @@ AdaptiveLoraError
 │   └── Unsupported           well-formed, but this engine or build cannot do it
 ├── NotFound
 │   └── UnknownAdapter        never answered by the base model instead
+├── Unauthenticated           no credentials, or such as prove nothing
+├── Forbidden                 known, and not allowed to do it
 ├── AdapterError              an adapter folder that must not be served
 │   ├── ManifestInvalid       manifest missing, unreadable, or with unknown or missing fields
 │   ├── UnsafeFile            weights that are not safetensors, or a file that has no business there
@@ -27,6 +29,9 @@ AdaptiveLoraError
 │   ├── StorageUnavailable    a file system, a bucket or a download that does not answer (retryable)
 │   └── StorageFull           no room on the disk
 ├── RegistryUnavailable       the database does not answer (retryable)
+├── RedisUnavailable          Redis does not answer (retryable); limits and cache go on without it
+├── RateLimited               more than the caller's limit: requests, tokens, requests at once (retryable)
+│   └── BudgetSpent           the month's tokens are used up
 ├── RouterError
 │   ├── NoCandidates          nothing to choose from
 │   └── BundleError           a router bundle that is missing, damaged, or of another encoder
@@ -78,6 +83,14 @@ class NotFound(AdaptiveLoraError):
 
 class UnknownAdapter(NotFound):
     code = "unknown_adapter"
+
+
+class Unauthenticated(AdaptiveLoraError):
+    code = "unauthenticated"
+
+
+class Forbidden(AdaptiveLoraError):
+    code = "forbidden"
 
 
 class AdapterError(AdaptiveLoraError):
@@ -160,6 +173,27 @@ class StorageFull(StorageError):
 class RegistryUnavailable(AdaptiveLoraError):
     code = "registry_unavailable"
     retryable = True
+
+
+class RedisUnavailable(AdaptiveLoraError):
+    code = "redis_unavailable"
+    retryable = True
+
+
+class RateLimited(AdaptiveLoraError):
+    """`retry_after_s`: from then on it is admitted, if nobody else uses the same limit before."""
+
+    code = "rate_limit_exceeded"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BudgetSpent(RateLimited):
+    code = "insufficient_quota"
+    retryable = False
 
 
 class RouterError(AdaptiveLoraError):

@@ -7,8 +7,10 @@ Loading (files, environment, the nearest known key in an error) is in `settings_
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -35,6 +37,44 @@ class ApiSettings(Section):
     )
     max_concurrent_requests: int = Field(
         256, ge=1, description="requests in flight; beyond it 503 with Retry-After"
+    )
+    docs: bool = Field(True, description="serve /docs and /openapi.json, to anybody")
+    admin_host: str = Field("127.0.0.1", description="address to bind for admin_port")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of the administrators' endpoints (keys, audit), 0 takes a free one; default: they "
+        "are served nowhere",
+    )
+
+
+class AuthSettings(Section):
+    """Who may call. API keys need nothing here but `enabled`; JSON Web Tokens need a secret or a JWKS file."""
+
+    enabled: bool = Field(
+        False, description="ask for API keys or tokens; needed on an address that others can reach"
+    )
+    allow_insecure: bool = Field(
+        False,
+        description="with an explicit enabled: false, serve an address that others can reach without "
+        "asking who calls",
+    )
+    jwt_secret: SecretStr | None = Field(
+        None, description="what tokens are signed with (HS256), at least 32 random bytes"
+    )
+    jwt_secret_file: Path | None = Field(None, description="file that holds jwt_secret")
+    algorithm: Literal["HS256", "RS256", "EdDSA"] = Field(
+        "HS256", description="the one algorithm of tokens; others are refused whatever a token says"
+    )
+    jwks_file: Path | None = Field(
+        None,
+        description="JSON Web Key Set with the public keys of RS256 or EdDSA; read again when it changes",
+    )
+    issuer: str = Field("adaptive-lora", min_length=1, description="what a token's iss must be")
+    audience: str = Field("adaptive-lora", min_length=1, description="what a token's aud must contain")
+    leeway: float = Field(
+        10.0, ge=0, le=300, description="seconds that clocks may differ when a token's times are checked"
     )
 
 
@@ -197,6 +237,48 @@ class RouterSettings(Section):
     seed: int = Field(0, ge=0, description="seed of the calibration split, and of what learning tries")
 
 
+class RedisSettings(Section):
+    """What several gateways share: limits, and cached answers."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="redis://user:password@host:6379/0, or rediss:// for TLS; default: limits and cache are "
+        "this process's own",
+    )
+    timeout: float = Field(
+        0.1, ge=0.01, le=5, description="seconds that a command may take, connecting included"
+    )
+    ca_file: Path | None = Field(
+        None, description="certificates that sign a rediss server's own; default: those of the system"
+    )
+    sentinels: tuple[str, ...] = Field(
+        (),
+        description="host:port of the Sentinels, if there are any: then the host in url is their name for the "
+        "primary",
+    )
+
+    @model_validator(mode="after")
+    def _is_an_address(self) -> Self:
+        for sentinel in self.sentinels:
+            host, _, port = sentinel.rpartition(":")
+            if not host or not port.isdecimal():
+                raise ValueError(f"sentinels: {sentinel!r} must be host:port")
+        if self.url is None:
+            if self.sentinels:
+                raise ValueError("sentinels are set, but url is not: redis://name-of-the-primary/0")
+            return self
+        try:
+            parts = urlsplit(self.url.get_secret_value())
+            port_is_valid = parts.port is None or parts.port > 0
+        except ValueError:
+            port_is_valid = False
+        if not port_is_valid or parts.scheme not in ("redis", "rediss") or not parts.hostname:
+            raise ValueError("url must be redis://host:port/database, or rediss://")
+        if parts.query or not re.fullmatch(r"(/\d{0,4})?", parts.path):
+            raise ValueError("url must end with the database's number, such as /0, or with the port")
+        return self
+
+
 class RateLimitingSettings(Section):
     enabled: bool = Field(False, description="limit each caller", json_schema_extra=NOT_ACTIVE)
     requests_per_minute: int = Field(60, ge=1, description="sustained rate", json_schema_extra=NOT_ACTIVE)
@@ -254,6 +336,7 @@ class Settings(Section):
     """Everything. Order of precedence: environment, file, defaults."""
 
     api: ApiSettings = ApiSettings()
+    auth: AuthSettings = AuthSettings()
     model: ModelSettings = ModelSettings()
     workers: WorkersSettings = WorkersSettings()
     adapters: AdaptersSettings = AdaptersSettings()
@@ -262,6 +345,7 @@ class Settings(Section):
     inference: InferenceSettings = InferenceSettings()
     admission: AdmissionSettings = AdmissionSettings()
     router: RouterSettings = RouterSettings()
+    redis: RedisSettings = RedisSettings()
     rate_limiting: RateLimitingSettings = RateLimitingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
 

@@ -28,6 +28,8 @@ CONFIG_VARIABLE = "ADAPTIVE_LORA_CONFIG"
 BARE_NAMES = {
     "BASE_MODEL": "model.base_model",
     "DATABASE_URL": "registry.database_url",
+    "REDIS_URL": "redis.url",
+    "JWT_SECRET": "auth.jwt_secret",
     "WORKER_API_KEY": "workers.api_key",
 }
 """Variables of the deployment guide that carry no prefix. The prefixed name wins where both are set."""

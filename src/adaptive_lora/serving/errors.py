@@ -33,6 +33,8 @@ STATUS: Mapping[type[AdaptiveLoraError], int] = {
     errors.Unsupported: 400,
     errors.NotFound: 404,
     errors.UnknownAdapter: 404,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.AdapterError: 422,
     errors.ManifestInvalid: 422,
     errors.UnsafeFile: 422,
@@ -53,6 +55,9 @@ STATUS: Mapping[type[AdaptiveLoraError], int] = {
     errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
     errors.RegistryUnavailable: 503,
+    errors.RedisUnavailable: 503,
+    errors.RateLimited: 429,
+    errors.BudgetSpent: 429,
     errors.RouterError: 500,
     errors.NoCandidates: 503,
     errors.BundleError: 500,
@@ -66,11 +71,19 @@ STATUS: Mapping[type[AdaptiveLoraError], int] = {
     errors.SettingsError: 500,
 }
 
+CHALLENGES: Mapping[int, str] = {
+    401: 'Bearer realm="adaptive-lora"',
+    403: 'Bearer realm="adaptive-lora", error="insufficient_scope"',
+}
+"""WWW-Authenticate, as RFC 6750 has it."""
+
 RETRY_AFTER_S = 1
 """Suggested wait for what may succeed when tried again."""
 
 _HTTP_CODES = {
     400: "invalid_request",
+    401: "unauthenticated",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",
@@ -132,7 +145,9 @@ def error_response(
 def response_of(error: BaseException, request_id: str) -> Response:
     if not isinstance(error, AdaptiveLoraError):
         return error_response(500, AdaptiveLoraError.code, INTERNAL, request_id)
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.retryable else None
+    headers = {"retry-after": str(RETRY_AFTER_S)} if error.retryable else {}
+    if isinstance(error, errors.Unauthenticated | errors.Forbidden):
+        headers["www-authenticate"] = CHALLENGES[status_of(error)]
     return error_response(status_of(error), error.code, error.message, request_id, headers=headers)
 
 
