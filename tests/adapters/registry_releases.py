@@ -16,11 +16,14 @@ import subprocess
 import tempfile
 from contextlib import closing
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from alembic.script import ScriptDirectory
 
+from adaptive_lora.access.records import NewKey
+from adaptive_lora.access.store import AccessStore
 from adaptive_lora.adapters.registry import Registry
 from adaptive_lora.adapters.registry_database import sqlite_url
 from adaptive_lora.adapters.registry_schema import MIGRATIONS
@@ -59,6 +62,14 @@ def fill(registry: Registry) -> None:
     registry.evaluate_composition(
         "code:0.7+maths:0.3", ("code", "maths"), {"won": 9}, approved=True, who="ann"
     )
+    access = AccessStore(registry._database)
+    in_a_century = datetime.now(UTC) + timedelta(days=36_500)
+    scopes = frozenset({"generate", "adapters:read"})
+    minted = access.mint(NewKey("ci", "acme", scopes, frozenset({"code"}), expires_at=in_a_century), who="ann")
+    access.mint(NewKey("ops", "default", frozenset({"admin"})), who="ann")
+    access.used({minted.key.id: in_a_century})
+    access.revoke(access.mint(NewKey("old", "acme", scopes), who="ann").key.id, who="ann")
+    access.revoke_token("acme", "token-1", who="ann")
 
 
 def content(registry: Registry) -> dict[str, Any]:
@@ -67,8 +78,18 @@ def content(registry: Registry) -> dict[str, Any]:
         "snapshot": asdict(registry.snapshot()),
         "history": [asdict(entry) for entry in registry.history(limit=1_000)],
     }
-    values: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    access = AccessStore(registry._database)
+    found |= {
+        "keys": [asdict(key) for key in access.keys()],
+        "revoked_tokens": access.listing().revoked_tokens,
+        "audit": [asdict(entry) for entry in access.audit(limit=1_000)],
+    }
+    values: dict[str, Any] = json.loads(json.dumps(found, default=_plain))
     return values
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, frozenset) else str(value)
 
 
 def write_newest() -> None:

@@ -72,7 +72,7 @@ def assert_kept(before: Any, now: Any) -> None:
 
 
 def test_a_dump_holds_something_of_everything(database_url: str) -> None:
-    dump = (FOLDER / f"{schemas()[-1]}.{kind_of(database_url)}.sql").read_text(encoding="utf-8")
+    dump = (FOLDER / f"{schemas()[0]}.{kind_of(database_url)}.sql").read_text(encoding="utf-8")
     restore(database_url, dump)
     engine = sa.create_engine(database_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:

@@ -135,3 +135,54 @@ history = Table(
     Index(None, "name", "id"),
 )
 """Names no version by foreign key: it outlives them."""
+
+access_state = Table(
+    "access_state",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+"""As `registry_state`, of who may do what."""
+
+api_keys = Table(
+    "access_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("agents", JSON(none_as_null=True)),
+    Column("tier", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("revoked_at", UtcTime),
+    Column("last_used_at", UtcTime),
+)
+"""What a key is good for. The key itself is nowhere: `digest` is its SHA-256."""
+
+revoked_tokens = Table(
+    "access_revoked_tokens",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("jti", Text, primary_key=True),
+    Column("revoked_at", UtcTime, nullable=False),
+    Column("revoked_by", Text, nullable=False),
+    Column("expires_at", UtcTime),
+)
+"""Tokens that are refused before they expire; a row goes some time after its token has."""
+
+audit = Table(
+    "access_audit",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", UtcTime, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+"""Administrative acts. Triggers refuse to change or remove a row; changes of the fleet are in `history`."""

@@ -18,6 +18,7 @@ from adaptive_lora.settings import Settings
 from adaptive_lora.types import AdapterVersion
 
 if TYPE_CHECKING:
+    from adaptive_lora.access.store import AccessStore
     from adaptive_lora.adapters.base import BaseModelInfo
     from adaptive_lora.adapters.catalog import Catalog
     from adaptive_lora.adapters.origin import Origin
@@ -99,15 +100,27 @@ def load_catalog(settings: Settings, base: BaseModelInfo) -> Catalog:
 def open_registry(settings: Settings) -> Registry:
     """The registry that `registry.database_url` names, or a file in the state folder. Migrates it forward."""
     from adaptive_lora.adapters.registry import Registry
+
+    return Registry.open(_registry_url(settings))
+
+
+def open_access(settings: Settings) -> AccessStore:
+    """API keys, revocations and the audit log: in the registry's database."""
+    from adaptive_lora.access.store import AccessStore
+
+    return AccessStore.open(_registry_url(settings))
+
+
+def _registry_url(settings: Settings) -> str:
     from adaptive_lora.adapters.registry_database import sqlite_url
     from adaptive_lora.adapters.state import state_folder
 
     url = settings.registry.database_url
     if url is not None:
-        return Registry.open(url.get_secret_value())
+        return url.get_secret_value()
     folder = state_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    return Registry.open(sqlite_url(folder / "registry.db"))
+    return sqlite_url(folder / "registry.db")
 
 
 def offline_view(settings: Settings, registry: Registry) -> FleetView:
