@@ -7,12 +7,13 @@ Loading (files, environment, the nearest known key in an error) is in `settings_
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 NOT_ACTIVE: dict[str, Any] = {"active": False}
 """Marks a key that parses and has no effect in this release; loading warns when it is set."""
@@ -38,6 +39,11 @@ class ApiSettings(Section):
     max_concurrent_requests: int = Field(
         256, ge=1, description="requests in flight; beyond it 503 with Retry-After"
     )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="addresses or networks (CIDR) whose X-Forwarded-For is believed; default: none, the "
+        "connection's own address counts",
+    )
     docs: bool = Field(True, description="serve /docs and /openapi.json, to anybody")
     admin_host: str = Field("127.0.0.1", description="address to bind for admin_port")
     admin_port: int | None = Field(
@@ -47,6 +53,13 @@ class ApiSettings(Section):
         description="port of the administrators' endpoints (keys, audit), 0 takes a free one; default: they "
         "are served nowhere",
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            ipaddress.ip_network(proxy)
+        return proxies
 
 
 class AuthSettings(Section):
@@ -189,7 +202,7 @@ class InferenceSettings(Section):
         True, description="answer stream=true; when false such requests are refused"
     )
     cache_enabled: bool = Field(
-        False, description="cache of deterministic answers", json_schema_extra=NOT_ACTIVE
+        False, description="keep repeatable answers, and generate one for identical requests at once"
     )
 
 
@@ -253,8 +266,8 @@ class RedisSettings(Section):
     )
     sentinels: tuple[str, ...] = Field(
         (),
-        description="host:port of the Sentinels, if there are any: then the host in url is their name for the "
-        "primary",
+        description="host:port of the Sentinels, if there are any: then the host in url is their name for "
+        "the primary",
     )
 
     @model_validator(mode="after")
@@ -279,10 +292,71 @@ class RedisSettings(Section):
         return self
 
 
+class CacheSettings(Section):
+    """Answers that are kept, with inference.cache_enabled: in Redis if there is one, else in this process.
+    The secret also makes the tenants' salts for the engine's prefix cache, whether answers are kept or
+    not."""
+
+    ttl: float = Field(3600.0, gt=0, le=30 * 86_400, description="seconds that an answer is kept")
+    max_bytes: int = Field(
+        64 << 20, ge=1 << 16, description="memory for answers in this process, without Redis; in bytes"
+    )
+    max_value_bytes: int = Field(
+        256 << 10, ge=1_024, le=16 << 20, description="largest answer that is kept, compressed, in bytes"
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="at least 32 random bytes, the same for every gateway: keys in Redis then reveal no "
+        "prompt, answers there cannot be forged, and gateways share the workers' prefix caches; default: "
+        "keys are plain hashes",
+    )
+    namespace: str = Field(
+        "", max_length=64, description="part of every key: with another one, all that was kept is forgotten"
+    )
+
+    @model_validator(mode="after")
+    def _secret_is_long_enough(self) -> Self:
+        if self.secret is not None and len(self.secret.get_secret_value().encode()) < 32:
+            raise ValueError("secret must have at least 32 bytes: openssl rand -hex 32")
+        return self
+
+
+class TierSettings(Section):
+    """What differs from the section's own limits; null is no limit."""
+
+    requests_per_minute: int | None = Field(None, ge=1)
+    burst_size: int = Field(10, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    token_burst: int | None = Field(None, ge=1)
+    max_concurrent: int | None = Field(None, ge=1)
+    tokens_per_month: int | None = Field(None, ge=1)
+
+
 class RateLimitingSettings(Section):
-    enabled: bool = Field(False, description="limit each caller", json_schema_extra=NOT_ACTIVE)
-    requests_per_minute: int = Field(60, ge=1, description="sustained rate", json_schema_extra=NOT_ACTIVE)
-    burst_size: int = Field(10, ge=1, description="requests at once on top", json_schema_extra=NOT_ACTIVE)
+    """What each tenant may use; without authentication, each address."""
+
+    enabled: bool = Field(False, description="limit each caller")
+    requests_per_minute: int | None = Field(60, ge=1, description="sustained rate; null is no limit")
+    burst_size: int = Field(10, ge=1, description="requests at once")
+    tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="of prompts and answers; the most that a request may use is reserved first",
+    )
+    token_burst: int | None = Field(
+        None, ge=1, description="tokens at once, and so the most of one request; default: a minute's"
+    )
+    max_concurrent: int | None = Field(None, ge=1, description="requests in flight")
+    tokens_per_month: int | None = Field(None, ge=1, description="budget of a calendar month, UTC")
+    key_share: float = Field(
+        1.0, gt=0, le=1, description="share of its tenant's limits that one credential may use"
+    )
+    tiers: dict[str, TierSettings] = Field(
+        {},
+        description="by tier, the limits that differ: {gold: {requests_per_minute: 600}}; a variable has "
+        "JSON",
+    )
+    replicas: int = Field(1, ge=1, description="gateways: without Redis, each allows its part of the limits")
 
 
 class MonitoringSettings(Section):
@@ -346,6 +420,7 @@ class Settings(Section):
     admission: AdmissionSettings = AdmissionSettings()
     router: RouterSettings = RouterSettings()
     redis: RedisSettings = RedisSettings()
+    cache: CacheSettings = CacheSettings()
     rate_limiting: RateLimitingSettings = RateLimitingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
 

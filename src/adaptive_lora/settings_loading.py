@@ -1,14 +1,16 @@
 """Read the settings: YAML file, then environment, then flags; say precisely what is wrong with them.
 
 Environment variables are `ADAPTIVE_LORA_` and the key's path joined by `__`: ADAPTIVE_LORA_API__PORT=9000.
-Lists are separated by commas. Some have the deployment guide's own names, too (BARE_NAMES). An empty
-variable counts as not set, `null` unsets what the file sets.
+Lists are separated by commas, and what has keys of its own is JSON. Some have the deployment guide's own
+names, too (BARE_NAMES). An empty variable counts as not set, `null` unsets what the file sets.
 (`HF_TOKEN` is no setting: huggingface_hub reads it from the environment itself.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -139,11 +141,14 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
 
 
 def _parsed(text: str, field: FieldInfo) -> object:
-    """A variable's text, as far as pydantic cannot convert it: null, lists, choices between numbers."""
+    """A variable's text, as far as pydantic cannot convert it: null, lists, JSON, choices between numbers."""
     if text.lower() in ("null", "none"):
         return None
     if get_origin(field.annotation) is tuple:
         return [item.strip() for item in text.split(",") if item.strip()]
+    if get_origin(field.annotation) is dict:
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
     if get_origin(field.annotation) is Literal and text.isdecimal():
         return int(text)
     return text
@@ -167,6 +172,8 @@ def _validated(
         for detail in error.errors(include_url=False):
             key = ".".join(str(part) for part in detail["loc"][:2])
             message = detail["msg"].removeprefix("Value error, ")
+            if key in known_keys() and get_origin(known_keys()[key].annotation) is dict:
+                message = ": ".join((".".join(map(str, detail["loc"][2:])), message)).removeprefix(": ")
             value, source = values.get(key, (None, str(path) if path else "settings"))
             if key in values:
                 shown = "" if _is_secret(key) else f" (it is {value!r})"
