@@ -24,6 +24,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from adaptive_lora.telemetry.adapters import AdapterMetrics
+from adaptive_lora.telemetry.cache import CacheMetrics
 from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per series, which nobody reads
@@ -92,6 +93,7 @@ class Metrics:
         self.engine = EngineGauges()
         self.registry.register(self.engine)
         self.adapters = AdapterMetrics(self.registry)
+        self.cache = CacheMetrics(self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)

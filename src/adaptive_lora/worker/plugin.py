@@ -90,11 +90,12 @@ class WorkerPlugin:
             raise SettingsError("a worker needs one API server: --api-server-count 1")
         settings = load_settings(flags={"model.base_model": args.model}).settings
         files = _files(settings, config.lora_config.max_lora_rank)
+        template = _template(args)
         models = state.openai_serving_models
 
         served = Served(models)
         attached = VLLMInferenceEngine.attached(
-            engine_client, new_lora_id=served.number, chat_template=_template(args)
+            engine_client, new_lora_id=served.number, chat_template=template
         )
         engine = schedule(
             attached,
@@ -112,6 +113,7 @@ class WorkerPlugin:
             max_loras=config.lora_config.max_loras,
             max_cpu_loras=config.lora_config.max_cpu_loras or config.lora_config.max_loras,
             max_lora_rank=config.lora_config.max_lora_rank,
+            text_fingerprint=_text_fingerprint(args.tokenizer or settings.model.base_model, template),
         )
         endpoints = Endpoints(engine, info, files.find, on_loaded=served.add, on_unloaded=served.remove)
         self._app.include_router(endpoints.router())
@@ -132,6 +134,14 @@ def _template(args: Namespace) -> str | None:
 
     template = load_chat_template(args.chat_template)
     return None if template is None else str(template)
+
+
+def _text_fingerprint(tokenizer: str, template: str | None) -> str | None:
+    from adaptive_lora.adapters.base_folder import base_folder
+    from adaptive_lora.adapters.base_text import text_fingerprint
+
+    folder = base_folder(tokenizer)
+    return None if folder is None else text_fingerprint(folder, template)
 
 
 def _files(settings: Settings, max_rank: int) -> AdapterFiles:

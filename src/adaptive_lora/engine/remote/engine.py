@@ -71,6 +71,13 @@ class RemoteEngine:
         return self._pool.info.fingerprint if self._pool.info is not None else None
 
     @property
+    def text_fingerprint(self) -> str | None:
+        """Of what turns text into tokens, as the workers report it now; None if one cannot, or they
+        differ."""
+        known = {worker.info.text_fingerprint for worker in self._pool.workers.values() if worker.info}
+        return known.pop() if len(known) == 1 else None
+
+    @property
     def adapters(self) -> Mapping[str, AdapterVersion]:
         return MappingProxyType(self._pool.declared)
 

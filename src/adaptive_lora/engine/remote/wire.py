@@ -44,6 +44,9 @@ class WorkerInfo:
     max_loras: int
     max_cpu_loras: int
     max_lora_rank: int
+    text_fingerprint: str | None = None
+    """`adapters.base_text.text_fingerprint` of the worker's files and its --chat-template; None if it cannot
+    say."""
 
 
 @dataclass(frozen=True, slots=True)

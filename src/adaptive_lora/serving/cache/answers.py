@@ -1,0 +1,234 @@
+"""The way to an answer: kept, in flight already, or from the engine.
+
+Routes ask `Answers`, which has the shape of `Orchestrator.stream` and `complete`. It asks `AnswerCache`, if
+there is one:
+
+    bypass   may not be kept, or must be new   the orchestrator
+    hit      kept                              its chunks, again
+    shared   the same request runs already     its chunks, as they come
+    miss     else                              the orchestrator; kept when it is complete
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Literal
+
+from adaptive_lora.agents.orchestrator import Orchestrator
+from adaptive_lora.agents.plan import Plan
+from adaptive_lora.engine.collect import collect
+from adaptive_lora.errors import AdaptiveLoraError, RequestAborted
+from adaptive_lora.serving.cache.codec import Codec, Undecodable
+from adaptive_lora.serving.cache.flight import Chunks, Flight
+from adaptive_lora.serving.cache.key import KeyMaker, ModelIdentity
+from adaptive_lora.serving.cache.store import Store
+from adaptive_lora.telemetry.cache import CacheMetrics
+from adaptive_lora.types import Completion, GenerateRequest, SamplingConfig, TokenChunk
+
+CacheResult = Literal["hit", "shared", "miss", "bypass"]
+
+LONG_CHUNKS: Final = 2_000
+LONG_BYTES: Final = 32_768
+"""From these lengths on an answer is packed and unpacked in a thread, so that the event loop stays free."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """What one request wants of the cache."""
+
+    mode: Literal["use", "refresh", "off"] = "use"
+    """Take an answer from it and leave one there; only leave one; neither."""
+    accepts_samples: bool = False
+    """An earlier sample will do, although the request asks for a random one."""
+
+
+def is_repeatable(sampling: SamplingConfig) -> bool:
+    """Whether the same request gets the same answer: it is greedy, or its randomness has a seed."""
+    return sampling.temperature == 0 or sampling.seed is not None
+
+
+class AnswerCache:
+    """The kept answers of one gateway, and its generations in flight."""
+
+    def __init__(
+        self,
+        store: Store,
+        codec: Codec,
+        keys: KeyMaker,
+        *,
+        model: Callable[[], ModelIdentity | None],
+        metrics: CacheMetrics,
+    ) -> None:
+        """`model` says who answers now; while it is None, because it is not known, nothing is cached."""
+        self._store = store
+        self._codec = codec
+        self._keys = keys
+        self._model = model
+        self._metrics = metrics
+        self._flights: dict[bytes, Flight] = {}
+
+    def stream(
+        self,
+        tenant: str,
+        request: GenerateRequest,
+        policy: CachePolicy,
+        generate: Callable[[], Chunks],
+        *,
+        deadline: float,
+        tell: Callable[[CacheResult], None],
+    ) -> Chunks:
+        """The answer's chunks. `generate` starts a generation that ends by itself at `deadline`; `tell` hears
+        where the chunks come from, before the first of them. Raises what the generation raises."""
+        key = self._key(tenant, request, policy)
+        if key is not None and policy.mode == "use":
+            return self._shared(key, generate, deadline, tell)
+        tell("bypass")
+        self._metrics.requested("bypass")
+        return generate() if key is None else self._kept(key, generate())
+
+    async def close(self) -> None:
+        """Stop every generation in flight."""
+        for flight in list(self._flights.values()):
+            await flight.stop()
+
+    def _key(self, tenant: str, request: GenerateRequest, policy: CachePolicy) -> bytes | None:
+        """None: this request has nothing to do with the cache."""
+        if policy.mode == "off" or not (is_repeatable(request.sampling) or policy.accepts_samples):
+            return None
+        model = self._model()
+        return None if model is None else self._keys.answer(model, tenant, request)
+
+    async def _shared(
+        self, key: bytes, generate: Callable[[], Chunks], deadline: float, tell: Callable[[CacheResult], None]
+    ) -> Chunks:
+        """The kept answer; or the generation that runs for it, which this request starts if there is none."""
+        result: CacheResult = "miss"
+        n_tokens = 0
+        try:
+            for may_retry in (True, False):
+                kept = None if key in self._flights else await self._read(key)
+                if kept is not None:
+                    result, chunks = "hit", _replay(kept)
+                elif key in self._flights:
+                    result, chunks = "shared", self._flights[key].read(deadline=deadline)
+                else:
+                    result, chunks = "miss", self._fly(key, generate(), deadline).read(deadline=deadline)
+                tell(result)
+                try:
+                    async with aclosing(chunks):
+                        async for chunk in chunks:
+                            n_tokens += chunk.n_tokens
+                            yield chunk
+                    return
+                except AdaptiveLoraError as error:
+                    if result == "miss" or n_tokens or not may_retry or not _is_anothers(error):
+                        raise
+        finally:
+            self._metrics.requested(result, saved_tokens=0 if result == "miss" else n_tokens)
+
+    def _fly(self, key: bytes, chunks: Chunks, deadline: float) -> Flight:
+        def forget(ended: Flight) -> None:
+            if self._flights.get(key) is ended:
+                del self._flights[key]
+
+        flight = self._flights[key] = Flight(
+            chunks, deadline=deadline, keep=partial(self._write, key), on_end=forget
+        )
+        return flight
+
+    async def _kept(self, key: bytes, chunks: Chunks) -> Chunks:
+        """The chunks as they come; they are kept if they come to their end."""
+        answer: list[TokenChunk] = []
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                answer.append(chunk)
+                yield chunk
+        await self._write(key, answer)
+
+    async def _read(self, key: bytes) -> tuple[TokenChunk, ...] | None:
+        value = await self._store.get(key)
+        if value is None:
+            return None
+        try:
+            if len(value) < LONG_BYTES:
+                return self._codec.decode_answer(key, value)
+            return await asyncio.to_thread(self._codec.decode_answer, key, value)
+        except Undecodable:
+            self._metrics.unreadable()
+            return None
+
+    async def _write(self, key: bytes, answer: Sequence[TokenChunk]) -> None:
+        if len(answer) < LONG_CHUNKS:
+            value = self._codec.encode_answer(key, answer)
+        else:
+            value = await asyncio.to_thread(self._codec.encode_answer, key, answer)
+        if value is None:
+            self._metrics.written("too_large")
+        elif await self._store.set(key, value):
+            self._metrics.written("kept")
+        else:
+            self._metrics.written("unavailable")
+
+
+async def _replay(answer: Sequence[TokenChunk]) -> Chunks:
+    for chunk in answer:
+        yield chunk
+
+
+def _is_anothers(error: AdaptiveLoraError) -> bool:
+    """Whether what befell the request whose generation was shared need not befall another."""
+    return error.retryable or isinstance(error, RequestAborted)
+
+
+class Answers:
+    """One caller's way to answers. Every request gets its tenant's salt; without a `cache` all go to the
+    orchestrator."""
+
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        cache: AnswerCache | None,
+        *,
+        tenant: str,
+        salt: str,
+        policy: CachePolicy,
+        results: list[CacheResult],
+    ) -> None:
+        """`results` gets one entry for each request, in the order of the calls."""
+        self._orchestrator = orchestrator
+        self._cache = cache
+        self._tenant = tenant
+        self._salt = salt
+        self._policy = policy
+        self._results = results
+
+    def stream(
+        self, plan: Plan, request: GenerateRequest, *, deadline: float
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """As `Orchestrator.stream`."""
+        salted = replace(request, cache_salt=self._salt)
+        if self._cache is None:
+            return self._orchestrator.stream(plan, salted, deadline=deadline)
+        place = len(self._results)
+        self._results.append("bypass")
+
+        def tell(result: CacheResult) -> None:
+            self._results[place] = result
+
+        return self._cache.stream(
+            self._tenant,
+            salted,
+            self._policy,
+            lambda: self._orchestrator.stream(plan, salted, deadline=deadline),
+            deadline=deadline,
+            tell=tell,
+        )
+
+    async def complete(self, plan: Plan, request: GenerateRequest, *, deadline: float) -> list[Completion]:
+        """As `Orchestrator.complete`."""
+        async with aclosing(self.stream(plan, request, deadline=deadline)) as chunks:
+            return await collect(chunks)
