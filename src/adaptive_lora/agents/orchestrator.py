@@ -90,9 +90,17 @@ class Orchestrator:
         """The fleet as it is now."""
         return self._view()
 
-    async def plan(self, prompt: Prompt, name: AgentName, *, key: str = "", explain: bool = False) -> Plan:
+    async def plan(
+        self,
+        prompt: Prompt,
+        name: AgentName,
+        *,
+        key: str = "",
+        explain: bool = False,
+        allowed: frozenset[str] | None = None,
+    ) -> Plan:
         """Decide who answers. `key` (the request's id) decides which share of an agent's traffic it belongs
-        to.
+        to. Agents that are not `allowed` (None: all are) do not exist for this caller.
 
         Explicit names touch no router; `auto` costs its few milliseconds of CPU in a thread. A composition
         that has not been asked for lately is built first.
@@ -100,7 +108,7 @@ class Orchestrator:
         Raises UnknownAdapter for a name or version that is not served, Unsupported for what the grammar knows
         and this build does not.
         """
-        view = self._view()
+        view = self._view().restricted_to(allowed)
         match name:
             case Auto():
                 return await self._route(view, prompt, key, explain=explain)

@@ -13,6 +13,9 @@ from adaptive_lora.agents.names import Agent, Composition
 from adaptive_lora.errors import UnknownAdapter
 from adaptive_lora.types import AdapterVersion, RouteDecision, Standing
 
+MAX_RESTRICTED = 256
+"""Restricted views that one view keeps: sets of names that callers are allowed at the same time."""
+
 
 class Routes(Protocol):
     """What a fleet needs of a router (`adaptive_lora.router.router.Router` is one). Immutable."""
@@ -49,6 +52,9 @@ class FleetView:
     """Ids that never leave their slots."""
     compositions: Mapping[frozenset[str], Composition] = field(default_factory=dict)
     """Weighted sums that have beaten each of their agents alone, by those agents."""
+    _restricted: dict[frozenset[str], FleetView] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, versions: Iterable[AdapterVersion], router: Routes | None = None) -> FleetView:
@@ -56,6 +62,27 @@ class FleetView:
         ordered = list(versions)
         aliases = {version.name: {PROD: Alias(version.version)} for version in ordered}
         return cls({version.id: version for version in ordered}, aliases, router)
+
+    def restricted_to(self, names: frozenset[str] | None) -> FleetView:
+        """What a caller may use and know of, as if there were no other agents. None: all of it.
+
+        Made once per set of names: a caller's next requests cost a look-up.
+        """
+        if names is None:
+            return self
+        view = self._restricted.get(names)
+        if view is None:
+            view = FleetView(
+                {id_: version for id_, version in self.versions.items() if version.name in names},
+                {name: aliases for name, aliases in self.aliases.items() if name in names},
+                self.router,
+                frozenset(id_ for id_ in self.pinned if id_.partition("@")[0] in names),
+                {parts: each for parts, each in self.compositions.items() if parts <= names},
+            )
+            if len(self._restricted) >= MAX_RESTRICTED:
+                self._restricted.clear()
+            self._restricted[names] = view
+        return view
 
     @property
     def candidates(self) -> tuple[str, ...]:

@@ -12,6 +12,9 @@ from adaptive_lora import __version__
 from adaptive_lora.agents.view import Routes
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.serving import errors
+from adaptive_lora.serving.auth.gate import Gate
+from adaptive_lora.serving.auth.guard import without_security
+from adaptive_lora.serving.auth.middleware import Authentication
 from adaptive_lora.serving.binding import allowed_hosts
 from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
 from adaptive_lora.serving.middleware import Accounting, Admission, HostCheck, Intake
@@ -39,15 +42,20 @@ def create_app(
     more.
     """
     metrics = Metrics()
+    gate = Gate.of(settings)
     runtime = Runtime(settings, metrics, engine=engine, router=router, on_failure=on_failure)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if gate is not None:
+            gate.credentials.start()
         runtime.start()
         try:
             yield
         finally:
             await runtime.stop()
+            if gate is not None:
+                await gate.credentials.stop()
 
     app = FastAPI(
         title="Adaptive LoRA",
@@ -56,8 +64,12 @@ def create_app(
         license_info={"name": "Apache-2.0"},
         lifespan=lifespan,
         redirect_slashes=False,
+        openapi_url="/openapi.json" if settings.api.docs else None,
     )
     app.state.runtime = runtime
+    app.state.gate = gate
+    if gate is None:
+        without_security(app)
     errors.install(app)
     for module in (generate, openai_chat, openai_completions, fleet, lifecycle, health):
         app.include_router(module.router)
@@ -76,6 +88,7 @@ def create_app(
         read_timeout_s=BODY_READ_TIMEOUT_S,
         streamed={lifecycle.UPLOAD_PATH},
     )
+    app.add_middleware(Authentication, gate=gate)
     app.add_middleware(HostCheck, allowed=allowed_hosts(settings.api))
     app.add_middleware(Accounting, metrics=metrics)
     return app

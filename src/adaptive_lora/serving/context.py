@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adaptive_lora.agents.plan import Plan
+from adaptive_lora.errors import AdaptiveLoraError
+from adaptive_lora.serving.cache.answers import CacheResult
+from adaptive_lora.serving.cache.policy import HEADER as CACHE_HEADER
+from adaptive_lora.serving.principal import Principal
 
 _KEY = "adaptive_lora"
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -23,7 +27,13 @@ class RequestContext:
     client_request_id: str | None = None
     """The caller's own X-Request-Id, if it is a harmless label; never used for anything but showing it."""
     started: float = field(default_factory=time.perf_counter)
+    principal: Principal | None = None
+    """Who makes it; None until authentication has recognised somebody."""
+    refusal: AdaptiveLoraError | None = None
+    """Why the credentials were not believed: told on routes that need some."""
     plans: Sequence[Plan] = ()
+    cache_results: list[CacheResult] = field(default_factory=list)
+    """Where each plan's answer came from; empty if there is no cache."""
     status: int | None = None
     """HTTP status, once sent."""
     finished: bool = False
@@ -48,6 +58,8 @@ class RequestContext:
                 ),
                 (b"x-adaptive-lora-decision", ",".join(plan.summary for plan in self.plans).encode()),
             ]
+        if self.cache_results:
+            headers.append((CACHE_HEADER.encode(), ",".join(self.cache_results).encode()))
         return headers
 
 

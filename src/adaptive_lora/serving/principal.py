@@ -1,8 +1,9 @@
-"""Who makes a request, and what that allows. Made by authentication, read by limits, cache, routing and audit."""
+"""Who makes a request, and what that allows. Authentication makes it; limits, cache and routing read it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 DEFAULT_TENANT: Final = "default"
@@ -27,6 +28,8 @@ class Principal:
     """Public part of the API key, or a token's `jti`; for limits per credential and for revocation."""
     tier: str = DEFAULT_TIER
     """Which limits apply."""
+    expires_at: datetime | None = None
+    """When its credential does; what it hands on (minted keys) cannot outlive it. None: never."""
 
     def has(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes

@@ -29,6 +29,8 @@ from adaptive_lora.errors import (
     RegistryUnavailable,
 )
 from adaptive_lora.serving import loading
+from adaptive_lora.serving.cache.answers import AnswerCache, Answers, CachePolicy, CacheResult
+from adaptive_lora.serving.cache.factory import make_cache, make_salts
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
 from adaptive_lora.types import (
@@ -43,6 +45,7 @@ from adaptive_lora.types import (
 if TYPE_CHECKING:
     from adaptive_lora.adapters.registry import Registry
     from adaptive_lora.agents.fleet import Fleet
+    from adaptive_lora.serving.redis import Redis
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +80,10 @@ class Runtime:
         self.base_model = demo_fleet.public_name(settings.model.base_model)
         self.started_at = time.monotonic()
         self.created = int(time.time())
+        self.redis: Redis | None = None
+        """The one that gateways share, if there is one; once loading has begun."""
+        self._salts = make_salts(settings.cache)
+        self._cache: AnswerCache | None = None
         self._engine = engine
         self._router = router
         self._on_failure = on_failure
@@ -93,6 +100,17 @@ class Runtime:
         if self._orchestrator is None or self.phase not in ("ready", "stalled"):
             raise EngineNotReady(f"not ready: {self.detail}")
         return self._orchestrator
+
+    def answers(self, tenant: str, policy: CachePolicy, results: list[CacheResult]) -> Answers:
+        """A caller's way to answers; where each came from is added to `results`. Raises as `orchestrator`."""
+        return Answers(
+            self.orchestrator,
+            self._cache,
+            tenant=tenant,
+            salt=self._salts.of(tenant),
+            policy=policy,
+            results=results,
+        )
 
     @property
     def engine(self) -> Engine:
@@ -130,6 +148,10 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.phase != "failed":
             self._enter("stopped", "the server is shutting down")
+        if self._cache is not None:
+            await self._cache.close()
+        if self.redis is not None:
+            await self.redis.close()
         if self._fleet is not None:
             await self._fleet.close()
         if self._engine is not None:
@@ -166,6 +188,10 @@ class Runtime:
     async def _load(self) -> None:
         from adaptive_lora.agents import folder
 
+        if self.settings.redis.url is not None:
+            from adaptive_lora.serving.redis import Redis
+
+            self.redis = Redis(self.settings.redis)
         engine = self._engine
         if engine is None:
             self._say("preparing the engine")
@@ -203,6 +229,9 @@ class Runtime:
             fleet.start_with(self._router, expected)
         self._refused = await folder.take_in(fleet, registry, catalog)
         await fleet.reconcile()
+        self._cache = await asyncio.to_thread(
+            make_cache, self.settings, base, engine, self.metrics.cache, redis=self.redis
+        )
         self._orchestrator = Orchestrator(
             engine,
             lambda: fleet.view,
@@ -293,6 +322,16 @@ def as_prompt(text: str, *, raw: bool) -> Prompt:
     """A user's turn, which a base model without a chat template reads as plain text; the text itself if
     `raw`."""
     return text if raw else (ChatMessage("user", text),)
+
+
+def visible(
+    rejected: Mapping[str, AdapterError], agents: frozenset[str] | None
+) -> Mapping[str, AdapterError]:
+    """What a caller may know of `Runtime.rejected`: of its own agents, the versions; folders say whatever
+    they are called, and are for those who may see all."""
+    if agents is None:
+        return rejected
+    return {key: error for key, error in rejected.items() if "@" in key and key.partition("@")[0] in agents}
 
 
 def rejected_as_list(rejected: Mapping[str, AdapterError]) -> list[dict[str, str]]:

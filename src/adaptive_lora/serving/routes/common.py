@@ -8,6 +8,11 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
+from adaptive_lora.agents.view import FleetView
+from adaptive_lora.serving.auth.guard import principal_of
+from adaptive_lora.serving.cache.answers import Answers, CacheResult
+from adaptive_lora.serving.cache.policy import policy_of
+from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.serving.schemas.common import ErrorBody
 from adaptive_lora.serving.stream import MEDIA_TYPE
@@ -20,9 +25,28 @@ def runtime_of(request: Request) -> Runtime:
     return runtime
 
 
+def allowed_to(request: Request) -> frozenset[str] | None:
+    """Names of the agents that the caller may use and know of; None is all of them."""
+    return principal_of(request.scope).agents
+
+
+def view_of(request: Request) -> FleetView:
+    """The fleet as this caller may see it. Raises EngineNotReady."""
+    return runtime_of(request).orchestrator.view.restricted_to(allowed_to(request))
+
+
+def answers_of(request: Request, results: list[CacheResult] | None = None) -> Answers:
+    """The caller's way to answers, as its headers want it. Where each came from is added to `results`, by
+    default those that the response's headers show. Raises EngineNotReady unless requests are served."""
+    shown = context_of(request.scope).cache_results if results is None else results
+    tenant = principal_of(request.scope).tenant
+    return runtime_of(request).answers(tenant, policy_of(request.headers), shown)
+
+
 _REASONS = {
     400: "The request cannot be served as it is, or the Host header is malformed",
-    403: "Not allowed here",
+    401: "No credentials, or such as prove nothing",
+    403: "Not allowed: by the credential's scopes or agents, or here at all",
     404: "Unknown agent or model",
     408: "The body did not arrive in time",
     409: "The fleet is not in the state that this change needs",
@@ -43,7 +67,9 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 ON_EVERY_PATH = (400, 421, 500)
-ON_POST = (*ON_EVERY_PATH, 404, 408, 413, 422, 503, 504)
+ON_GUARDED = (*ON_EVERY_PATH, 401, 403, 503)
+"""503 is also for credentials that cannot be checked."""
+ON_POST = (*ON_GUARDED, 404, 408, 413, 422, 504)
 
 
 def streamed(description: str) -> dict[int | str, dict[str, Any]]:

@@ -9,19 +9,33 @@ from starlette.responses import Response
 
 from adaptive_lora.agents.names import AUTO, MAX_NAME_CHARS
 from adaptive_lora.errors import UnknownAdapter
-from adaptive_lora.serving.routes.common import ON_EVERY_PATH, as_json, errors, runtime_of
-from adaptive_lora.serving.runtime import Runtime, rejected_as_list
+from adaptive_lora.serving.auth.guard import needs
+from adaptive_lora.serving.routes.common import (
+    ON_GUARDED,
+    allowed_to,
+    as_json,
+    errors,
+    runtime_of,
+    view_of,
+)
+from adaptive_lora.serving.runtime import rejected_as_list, visible
 from adaptive_lora.serving.schemas.fleet import AdaptersAnswer, ModelBody, ModelsAnswer
 from adaptive_lora.types import BASE
 
 router = APIRouter()
 
 
-@router.get("/adapters", tags=["fleet"], response_model=AdaptersAnswer, responses=errors(*ON_EVERY_PATH, 503))
+@router.get(
+    "/adapters",
+    tags=["fleet"],
+    response_model=AdaptersAnswer,
+    responses=errors(*ON_GUARDED),
+    dependencies=[needs("adapters:read")],
+)
 async def adapters(request: Request) -> Response:
     """The fleet: what is served, and what was found and is not, with the reason."""
     runtime = runtime_of(request)
-    view = runtime.orchestrator.view
+    view = view_of(request)
     where = await runtime.engine.residency()
     body = {
         "base_model": runtime.base_model,
@@ -47,34 +61,40 @@ async def adapters(request: Request) -> Response:
             }
             for _, version in sorted(view.versions.items())
         ],
-        "rejected": rejected_as_list(runtime.rejected),
+        "rejected": rejected_as_list(visible(runtime.rejected, allowed_to(request))),
     }
     return as_json(body)
 
 
-@router.get("/v1/models", tags=["OpenAI"], response_model=ModelsAnswer, responses=errors(*ON_EVERY_PATH, 503))
+@router.get(
+    "/v1/models",
+    tags=["OpenAI"],
+    response_model=ModelsAnswer,
+    responses=errors(*ON_GUARDED),
+    dependencies=[needs("generate")],
+)
 async def models(request: Request) -> Response:
     """`auto`, `base`, each agent, each alias and each version of it."""
-    runtime = runtime_of(request)
-    return as_json({"object": "list", "data": _models(runtime)})
+    return as_json({"object": "list", "data": _models(request)})
 
 
 @router.get(
     "/v1/models/{model}",
     tags=["OpenAI"],
     response_model=ModelBody,
-    responses=errors(*ON_EVERY_PATH, 404, 503),
+    responses=errors(*ON_GUARDED, 404),
+    dependencies=[needs("generate")],
 )
 async def model(model: Annotated[str, Path(max_length=MAX_NAME_CHARS)], request: Request) -> Response:
     """One entry of the list."""
-    runtime = runtime_of(request)
-    for entry in _models(runtime):
+    for entry in _models(request):
         if entry["id"] == model:
             return as_json(entry)
     raise UnknownAdapter("there is no such model; GET /v1/models lists them")
 
 
-def _models(runtime: Runtime) -> list[dict[str, Any]]:
+def _models(request: Request) -> list[dict[str, Any]]:
+    runtime, view = runtime_of(request), view_of(request)
     base_model = runtime.base_model
 
     def entry(name: str, *, root: str, parent: str | None) -> dict[str, Any]:
@@ -88,7 +108,6 @@ def _models(runtime: Runtime) -> list[dict[str, Any]]:
         }
 
     entries = [entry(AUTO, root=base_model, parent=None), entry(BASE, root=base_model, parent=None)]
-    view = runtime.orchestrator.view
     entries += [entry(name, root=base_model, parent=BASE) for name in view.candidates]
     for name, aliases in sorted(view.aliases.items()):
         entries += [entry(f"{name}@{alias}", root=base_model, parent=name) for alias in sorted(aliases)]

@@ -14,10 +14,11 @@ from adaptive_lora.agents.names import Auto, parse_name
 from adaptive_lora.agents.orchestrator import Orchestrator
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.errors import AdaptiveLoraError, InvalidRequest, Unsupported
+from adaptive_lora.serving.auth.guard import needs
 from adaptive_lora.serving.context import RequestContext, context_of
 from adaptive_lora.serving.errors import fields_of
 from adaptive_lora.serving.openai_wire import usage_fields
-from adaptive_lora.serving.routes.common import ON_POST, as_json, errors, runtime_of, streamed
+from adaptive_lora.serving.routes.common import ON_POST, allowed_to, as_json, errors, runtime_of, streamed
 from adaptive_lora.serving.runtime import as_prompt
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.generate import (
@@ -34,7 +35,7 @@ from adaptive_lora.serving.stream import open_stream, sse
 from adaptive_lora.telemetry.logging import request_id_var
 from adaptive_lora.types import GenerateRequest, Prompt, TokenChunk, Usage
 
-router = APIRouter(tags=["generate"])
+router = APIRouter(tags=["generate"], dependencies=[needs("generate")])
 
 
 @router.post(
@@ -49,12 +50,15 @@ async def generate(body: GenerateBody, request: Request) -> Response:
     context = context_of(request.scope)
     orchestrator = runtime.orchestrator
     deadline = orchestrator.deadline()
+    allowed = allowed_to(request)
     if not body.stream:
-        return as_json(await _answer(body, body.prompt, context.request_id, orchestrator, deadline, context))
+        return as_json(
+            await _answer(body, body.prompt, context.request_id, orchestrator, deadline, allowed, context)
+        )
     if not runtime.settings.inference.enable_streaming:
         raise Unsupported("streaming is switched off here (inference.enable_streaming): leave out stream")
     prompt = as_prompt(body.prompt, raw=body.raw)
-    plan = await orchestrator.plan(prompt, parse_name(body.adapter), key=context.request_id)
+    plan = await orchestrator.plan(prompt, parse_name(body.adapter), key=context.request_id, allowed=allowed)
     context.plans = (plan,)
     chunks = orchestrator.stream(plan, _request(context.request_id, prompt, body, plan), deadline=deadline)
     return await open_stream(_Events(plan, context), chunks, context, deadline=deadline)
@@ -67,6 +71,7 @@ async def generate_batch(body: BatchBody, request: Request) -> Response:
     context = context_of(request.scope)
     orchestrator = runtime.orchestrator
     deadline = orchestrator.deadline()
+    allowed = allowed_to(request)
     items: Sequence[tuple[GenerateOptions, str]] = (
         [(body, prompt) for prompt in body.prompts]
         if isinstance(body, PromptsBatch)
@@ -77,7 +82,7 @@ async def generate_batch(body: BatchBody, request: Request) -> Response:
         request_id = f"{context.request_id}-{index}"
         request_id_var.set(request_id)  # of this task alone
         try:
-            return await _answer(options, prompt, request_id, orchestrator, deadline)
+            return await _answer(options, prompt, request_id, orchestrator, deadline, allowed)
         except AdaptiveLoraError as error:
             return fields_of(error, request_id)
 
@@ -97,7 +102,9 @@ async def route(body: RouteBody, request: Request) -> Response:
     """Say who would answer, and why, without generating."""
     context = context_of(request.scope)
     orchestrator = runtime_of(request).orchestrator
-    plan = await orchestrator.plan(body.prompt, Auto(), key=context.request_id, explain=body.explain)
+    plan = await orchestrator.plan(
+        body.prompt, Auto(), key=context.request_id, explain=body.explain, allowed=allowed_to(request)
+    )
     context.plans = (plan,)
     decision = plan.decision
     return as_json(
@@ -121,11 +128,12 @@ async def _answer(
     request_id: str,
     orchestrator: Orchestrator,
     deadline: float,
+    allowed: frozenset[str] | None,
     context: RequestContext | None = None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     prompt = as_prompt(text, raw=options.raw)
-    plan = await orchestrator.plan(prompt, parse_name(options.adapter), key=request_id)
+    plan = await orchestrator.plan(prompt, parse_name(options.adapter), key=request_id, allowed=allowed)
     if context is not None:
         context.plans = (plan,)
     request = _request(request_id, prompt, options, plan)

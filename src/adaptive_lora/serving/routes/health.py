@@ -9,9 +9,20 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from adaptive_lora import __version__
-from adaptive_lora.errors import EngineNotReady, NotFound
-from adaptive_lora.serving.routes.common import ON_EVERY_PATH, as_json, errors, runtime_of
-from adaptive_lora.serving.schemas.fleet import HealthAnswer, LiveAnswer, ReadyAnswer
+from adaptive_lora.errors import EngineNotReady, Forbidden, NotFound
+from adaptive_lora.serving.auth.guard import needs
+from adaptive_lora.serving.context import context_of
+from adaptive_lora.serving.routes.common import (
+    ON_EVERY_PATH,
+    ON_GUARDED,
+    allowed_to,
+    as_json,
+    errors,
+    runtime_of,
+    view_of,
+)
+from adaptive_lora.serving.runtime import visible
+from adaptive_lora.serving.schemas.fleet import BriefHealthAnswer, HealthAnswer, LiveAnswer, ReadyAnswer
 from adaptive_lora.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
@@ -28,20 +39,26 @@ async def ready(request: Request) -> Response:
     """Requests are served: a canary generation has succeeded, and no stall was noticed since."""
     runtime = runtime_of(request)
     if runtime.phase != "ready":
-        raise EngineNotReady(f"{runtime.phase}: {runtime.detail}")
+        known = context_of(request.scope).principal is not None
+        raise EngineNotReady(f"{runtime.phase}: {runtime.detail}" if known else f"not ready: {runtime.phase}")
     return as_json({"status": "ready"})
 
 
 @router.get(
     "/health",
-    response_model=HealthAnswer,
-    responses=errors(*ON_EVERY_PATH) | {503: {"model": HealthAnswer, "description": "Does not serve; why"}},
+    response_model=HealthAnswer | BriefHealthAnswer,
+    responses=errors(*ON_EVERY_PATH)
+    | {503: {"model": HealthAnswer | BriefHealthAnswer, "description": "Does not serve; why"}},
 )
 async def health(request: Request) -> Response:
-    """Everything about this process's state; 200 if it serves, else 503."""
+    """Everything about this process's state; 200 if it serves, else 503. Who is not known reads the status
+    alone."""
     runtime = runtime_of(request)
-    stats = await runtime.stats()
     serving = runtime.phase == "ready"
+    principal = context_of(request.scope).principal
+    if principal is None:
+        return as_json({"status": runtime.phase}, 200 if serving else 503)
+    stats = await runtime.stats()
     age_s = runtime.canary_age_s
     body = {
         "status": runtime.phase,
@@ -50,8 +67,8 @@ async def health(request: Request) -> Response:
         "uptime_s": round(time.monotonic() - runtime.started_at, 3),
         "base_model": runtime.base_model,
         "engine": asdict(stats) if stats else None,
-        "adapters": sorted(runtime.orchestrator.view.versions) if serving else [],
-        "rejected": sorted(runtime.rejected),
+        "adapters": sorted(view_of(request).versions) if serving else [],
+        "rejected": sorted(visible(runtime.rejected, principal.agents)),
         "canary_age_s": None if age_s is None else round(age_s, 3),
     }
     return as_json(body, 200 if serving else 503)
@@ -60,12 +77,14 @@ async def health(request: Request) -> Response:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses=errors(*ON_EVERY_PATH, 404)
-    | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses=errors(*ON_GUARDED, 404) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    dependencies=[needs("metrics")],
 )
 async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
+    """Prometheus' text format. It names every agent: a credential for some agents alone is not enough."""
     runtime = runtime_of(request)
+    if allowed_to(request) is not None:
+        raise Forbidden("metrics name every agent, and your credential is for some of them alone")
     if not runtime.settings.monitoring.prometheus_enabled:
         raise NotFound("metrics are switched off here (monitoring.prometheus_enabled)")
     await runtime.stats()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from adaptive_lora.adapters.manifest import read_manifest
 from adaptive_lora.adapters.records import ANY, AliasRecord, Change, VersionRecord
-from adaptive_lora.errors import Conflict, UnknownAdapter
+from adaptive_lora.adapters.registry_checks import MAX_WHO_CHARS
+from adaptive_lora.errors import Conflict, Forbidden, UnknownAdapter
 from adaptive_lora.serving import intake
-from adaptive_lora.serving.routes.common import ON_EVERY_PATH, as_json, errors, runtime_of
+from adaptive_lora.serving.auth.guard import needs, principal_of
+from adaptive_lora.serving.principal import ANYBODY
+from adaptive_lora.serving.routes.common import ON_GUARDED, as_json, errors, runtime_of
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.serving.schemas.lifecycle import (
     WORD,
@@ -43,13 +48,28 @@ router = APIRouter(tags=["fleet"])
 
 UPLOAD_PATH = "/adapters:upload"
 MAX_HISTORY = 500
-ON_READ = (*ON_EVERY_PATH, 404, 422, 503)
-ON_CHANGE = (*ON_EVERY_PATH, 404, 408, 409, 413, 422, 503, 507)
-ON_ADD = (*ON_CHANGE, 403)
+
+
+async def own(name: AgentName, request: Request) -> None:
+    """For a caller the agents that it may not use do not exist, whether or not they do."""
+    if not principal_of(request.scope).may_use(name):
+        raise UnknownAdapter(f"the registry knows no adapter {name!r}")
+
+
+WRITE = [needs("adapters:write")]
+READ_ONE, WRITE_ONE = [needs("adapters:read"), Depends(own)], [*WRITE, Depends(own)]
+ON_READ = (*ON_GUARDED, 404, 422)
+ON_CHANGE = (*ON_GUARDED, 404, 408, 409, 413, 422, 507)
 ON_UPLOAD = (*ON_CHANGE, 415)
 
 
-@router.post("/adapters", status_code=201, response_model=VersionAnswer, responses=errors(*ON_ADD))
+@router.post(
+    "/adapters",
+    status_code=201,
+    response_model=VersionAnswer,
+    responses=errors(*ON_CHANGE),
+    dependencies=WRITE,
+)
 async def add(body: AddBody, request: Request) -> Response:
     """Fetch an adapter, verify and prove it, and serve it. Answers when it can be asked for."""
     runtime = runtime_of(request)
@@ -57,11 +77,14 @@ async def add(body: AddBody, request: Request) -> Response:
     if body.share is not None and body.alias is None:
         raise Conflict("share is for an alias: name it, as alias='canary'")
 
+    by = _by(request, body.change)
+
     async def work() -> Response:
         with fleet.store.staging() as folder:
             source = await asyncio.to_thread(intake.fetch, body.source, folder, runtime.settings.storage)
+            await asyncio.to_thread(_check_own, request, folder)
             added = await fleet.add(
-                folder, source=source, by=body.change, alias=body.alias, share=body.share, force=body.force
+                folder, source=source, by=by, alias=body.alias, share=body.share, force=body.force
             )
         return await _version(runtime, added.record, status=201)
 
@@ -73,6 +96,7 @@ async def add(body: AddBody, request: Request) -> Response:
     status_code=201,
     response_model=VersionAnswer,
     responses=errors(*ON_UPLOAD),
+    dependencies=WRITE,
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -100,21 +124,21 @@ async def upload(
         archive = scratch / "archive"
         await intake.receive(request.stream(), archive, max_bytes=storage.max_archive_bytes)
         received = stack.pop_all()
+    by = _by(request, Change(who, why))
 
     async def work() -> Response:
         with received:
             folder = scratch / "adapter"
             folder.mkdir()
             await asyncio.to_thread(intake.unpack, archive, folder, storage)
-            added = await fleet.add(
-                folder, source="upload", by=Change(who, why), alias=alias, share=share, force=force
-            )
+            await asyncio.to_thread(_check_own, request, folder)
+            added = await fleet.add(folder, source="upload", by=by, alias=alias, share=share, force=force)
         return await _version(runtime, added.record, status=201)
 
     return await _to_the_end(work())
 
 
-@router.get("/adapters/{name}", response_model=AgentAnswer, responses=errors(*ON_READ))
+@router.get("/adapters/{name}", response_model=AgentAnswer, responses=errors(*ON_READ), dependencies=READ_ONE)
 async def agent(name: AgentName, request: Request) -> Response:
     """Every version of one adapter that the registry knows, served or not, and its aliases."""
     runtime = runtime_of(request)
@@ -131,7 +155,12 @@ async def agent(name: AgentName, request: Request) -> Response:
     return as_json(body)
 
 
-@router.get("/adapters/{name}/history", response_model=HistoryAnswer, responses=errors(*ON_READ))
+@router.get(
+    "/adapters/{name}/history",
+    response_model=HistoryAnswer,
+    responses=errors(*ON_READ),
+    dependencies=READ_ONE,
+)
 async def history(
     name: AgentName,
     request: Request,
@@ -148,7 +177,10 @@ Action = Literal["load", "unload", "pin", "unpin", "verify", "retire", "restore"
 
 
 @router.post(
-    "/adapters/{name}/versions/{ref}/{action}", response_model=VersionAnswer, responses=errors(*ON_CHANGE)
+    "/adapters/{name}/versions/{ref}/{action}",
+    response_model=VersionAnswer,
+    responses=errors(*ON_CHANGE),
+    dependencies=WRITE_ONE,
 )
 async def act(
     name: AgentName, ref: Ref, action: Action, request: Request, body: ChangeBody | None = None
@@ -156,7 +188,7 @@ async def act(
     """load, unload: whether it can be asked for. pin, unpin: whether it keeps its slot. verify: check files
     and effect again. retire, restore: out of service but kept, and back."""
     runtime = runtime_of(request)
-    by = (body or ChangeBody()).change
+    by = _by(request, (body or ChangeBody()).change)
     change = {
         "load": runtime.fleet.load,
         "unload": runtime.fleet.unload,
@@ -169,7 +201,9 @@ async def act(
     return await _version(runtime, await _to_the_end(change(name, ref, by=by)))
 
 
-@router.delete("/adapters/{name}/versions/{ref}", status_code=204, responses=errors(*ON_CHANGE))
+@router.delete(
+    "/adapters/{name}/versions/{ref}", status_code=204, responses=errors(*ON_CHANGE), dependencies=WRITE_ONE
+)
 async def delete(
     name: AgentName,
     ref: Ref,
@@ -178,20 +212,28 @@ async def delete(
     why: Annotated[Why, Query()] = "",
 ) -> Response:
     """Remove a retired version and its files for good."""
-    await _to_the_end(runtime_of(request).fleet.delete(name, ref, by=Change(who, why)))
+    await _to_the_end(runtime_of(request).fleet.delete(name, ref, by=_by(request, Change(who, why))))
     return Response(status_code=204)
 
 
-@router.put("/adapters/{name}/aliases/{alias}", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
+@router.put(
+    "/adapters/{name}/aliases/{alias}",
+    response_model=AliasAnswer,
+    responses=errors(*ON_CHANGE),
+    dependencies=WRITE_ONE,
+)
 async def point(name: AgentName, alias: AliasName, body: PointBody, request: Request) -> Response:
     """Point an alias at a version. With a share it is a canary: that share of the bare name's traffic."""
     fleet = runtime_of(request).fleet
     expected = ANY if body.expected is None else body.expected
-    work = fleet.point(name, alias, body.version, share=body.share, expected=expected, by=body.change)
+    by = _by(request, body.change)
+    work = fleet.point(name, alias, body.version, share=body.share, expected=expected, by=by)
     return as_json(alias_fields(await _to_the_end(work)))
 
 
-@router.delete("/adapters/{name}/aliases/{alias}", status_code=204, responses=errors(*ON_CHANGE))
+@router.delete(
+    "/adapters/{name}/aliases/{alias}", status_code=204, responses=errors(*ON_CHANGE), dependencies=WRITE_ONE
+)
 async def drop(
     name: AgentName,
     alias: AliasName,
@@ -200,24 +242,47 @@ async def drop(
     why: Annotated[Why, Query()] = "",
 ) -> Response:
     """Forget an alias."""
-    await _to_the_end(runtime_of(request).fleet.drop(name, alias, by=Change(who, why)))
+    await _to_the_end(runtime_of(request).fleet.drop(name, alias, by=_by(request, Change(who, why))))
     return Response(status_code=204)
 
 
-@router.post("/adapters/{name}/promote", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
+@router.post(
+    "/adapters/{name}/promote",
+    response_model=AliasAnswer,
+    responses=errors(*ON_CHANGE),
+    dependencies=WRITE_ONE,
+)
 async def promote(name: AgentName, request: Request, body: PromoteBody | None = None) -> Response:
     """Make what an alias points to `prod`; the alias goes."""
     wanted = body or PromoteBody()
-    work = runtime_of(request).fleet.promote(name, wanted.alias, by=wanted.change)
+    work = runtime_of(request).fleet.promote(name, wanted.alias, by=_by(request, wanted.change))
     return as_json(alias_fields(await _to_the_end(work)))
 
 
-@router.post("/adapters/{name}/rollback", response_model=AliasAnswer, responses=errors(*ON_CHANGE))
+@router.post(
+    "/adapters/{name}/rollback",
+    response_model=AliasAnswer,
+    responses=errors(*ON_CHANGE),
+    dependencies=WRITE_ONE,
+)
 async def rollback(name: AgentName, request: Request, body: RollbackBody | None = None) -> Response:
     """Make the version before `prod` again, or the one named."""
     wanted = body or RollbackBody()
-    work = runtime_of(request).fleet.rollback(name, wanted.to, by=wanted.change)
+    work = runtime_of(request).fleet.rollback(name, wanted.to, by=_by(request, wanted.change))
     return as_json(alias_fields(await _to_the_end(work)))
+
+
+def _by(request: Request, said: Change) -> Change:
+    """Who makes a change is who is authenticated, whatever the request says."""
+    principal = principal_of(request.scope)
+    return said if principal is ANYBODY else Change(principal.subject[:MAX_WHO_CHARS], said.why)
+
+
+def _check_own(request: Request, folder: Path) -> None:
+    """Raises Forbidden for an adapter that the caller may not use: its name stands in its manifest."""
+    principal = principal_of(request.scope)
+    if principal.agents is not None and not principal.may_use(read_manifest(folder).name):
+        raise Forbidden("this adapter's name is not among the agents that your credential is for")
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:

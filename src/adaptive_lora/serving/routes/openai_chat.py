@@ -9,16 +9,17 @@ from starlette.responses import Response
 
 from adaptive_lora.agents.names import parse_name
 from adaptive_lora.errors import Unsupported
+from adaptive_lora.serving.auth.guard import needs
 from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.openai_wire import ChatStream, chat_body
-from adaptive_lora.serving.routes.common import ON_POST, as_json, errors, runtime_of, streamed
+from adaptive_lora.serving.routes.common import ON_POST, allowed_to, as_json, errors, runtime_of, streamed
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.openai import ChatBody, JsonObjectFormat, JsonSchemaFormat, Message
 from adaptive_lora.serving.schemas.openai_answers import ChatAnswer
 from adaptive_lora.serving.stream import open_stream
 from adaptive_lora.types import ChatMessage, GenerateRequest
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[needs("generate")])
 
 
 @router.post(
@@ -43,7 +44,9 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=_schema_of(body),
     )
-    plan = await orchestrator.plan(prompt, parse_name(body.model), key=context.request_id)
+    plan = await orchestrator.plan(
+        prompt, parse_name(body.model), key=context.request_id, allowed=allowed_to(request)
+    )
     context.plans = (plan,)
     wanted = GenerateRequest(context.request_id, prompt, sampling, plan.adapter_id)
     if body.stream:

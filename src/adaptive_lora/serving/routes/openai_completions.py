@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from adaptive_lora.agents.names import parse_name
 from adaptive_lora.errors import AdaptiveLoraError, Unsupported
+from adaptive_lora.serving.auth.guard import needs
 from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.openai_wire import CompletionStream, completion_body
-from adaptive_lora.serving.routes.common import ON_POST, as_json, errors, runtime_of, streamed
+from adaptive_lora.serving.routes.common import ON_POST, allowed_to, as_json, errors, runtime_of, streamed
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.openai import CompletionBody
 from adaptive_lora.serving.schemas.openai_answers import CompletionAnswer
@@ -21,7 +22,7 @@ from adaptive_lora.types import GenerateRequest
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's own."""
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[needs("generate")])
 
 
 @router.post(
@@ -44,7 +45,11 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     name = parse_name(body.model)
     whole = context.request_id
     ids = [whole] if len(prompts) == 1 else [f"{whole}-{index}" for index in range(len(prompts))]
-    plans = [await orchestrator.plan(prompt, name, key=key) for key, prompt in zip(ids, prompts, strict=True)]
+    allowed = allowed_to(request)
+    plans = [
+        await orchestrator.plan(prompt, name, key=key, allowed=allowed)
+        for key, prompt in zip(ids, prompts, strict=True)
+    ]
     context.plans = plans
     requests = [
         GenerateRequest(request_id, prompt, sampling, plan.adapter_id)

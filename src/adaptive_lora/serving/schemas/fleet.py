@@ -69,8 +69,13 @@ class EngineHealth(BaseModel):
     loaded_adapters: int
 
 
-class HealthAnswer(BaseModel):
+class BriefHealthAnswer(BaseModel):
+    """For whom the server does not know."""
+
     status: Literal["ready", "starting", "failed", "stalled", "stopped"]
+
+
+class HealthAnswer(BriefHealthAnswer):
     detail: str = Field(description="what it is doing, or why it does not serve")
     version: str
     uptime_s: float

@@ -1,0 +1,42 @@
+"""Recognises the caller before anything of its request is read but the headers."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from adaptive_lora.errors import RegistryUnavailable, Unauthenticated
+from adaptive_lora.serving.auth.gate import Gate
+from adaptive_lora.serving.auth.guard import NO_CREDENTIALS
+from adaptive_lora.serving.context import context_of
+from adaptive_lora.serving.errors import response_of
+from adaptive_lora.serving.principal import ANYBODY
+
+_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+
+
+class Authentication:
+    """Puts the principal into the request's context; what it may do, the matched route says (guard.py).
+
+    Whoever is not recognised and sends a body is refused before it is read: no route that takes one is open.
+    """
+
+    def __init__(self, app: ASGIApp, *, gate: Gate | None) -> None:
+        """Without a gate everybody is `ANYBODY`."""
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            context = context_of(scope)
+            if self._gate is None:
+                context.principal = ANYBODY
+            else:
+                try:
+                    context.principal = self._gate.identify(scope["headers"])
+                except (Unauthenticated, RegistryUnavailable) as error:
+                    context.refusal = error
+                if context.principal is None and scope["method"] not in _WITHOUT_BODY:
+                    refusal = context.refusal or Unauthenticated(NO_CREDENTIALS)
+                    await response_of(refusal, context.request_id)(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
