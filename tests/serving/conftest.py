@@ -5,7 +5,7 @@ import atexit
 import itertools
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from adaptive_lora.serving.api import create_app
 from adaptive_lora.settings import Settings
 from adaptive_lora.types import BASE, AdapterVersion, Probe, RouteDecision, Standing
 from tests.adapter_folders import verified, write_adapter
+from tests.redis_servers import RedisServer, a_server
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Listen = Callable[..., AbstractAsyncContextManager[int]]
@@ -74,6 +75,12 @@ def settings_of(**sections: dict[str, Any]) -> Settings:
     model = {"engine": "fake", "base_model": BASE_MODEL, **sections.pop("model", {})}
     adapters = {"path": FLEET, "max_lora_rank": 64, **sections.pop("adapters", {})}
     return Settings.model_validate({"model": model, "adapters": adapters, **sections})
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of this test's own, empty."""
+    yield from a_server()
 
 
 @pytest.fixture
