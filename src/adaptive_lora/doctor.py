@@ -20,7 +20,7 @@ from typing import Literal
 
 from adaptive_lora import demo_fleet
 from adaptive_lora.errors import SettingsError
-from adaptive_lora.settings import ApiSettings, ModelSettings, RouterSettings, Settings
+from adaptive_lora.settings import ModelSettings, RouterSettings, Settings
 from adaptive_lora.settings_loading import load_settings
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "bf16")
@@ -50,7 +50,7 @@ def examine(config: Path | None) -> list[Finding]:
     settings = loaded.settings
     findings.append(Finding("ok", "settings", f"{config or 'defaults and environment'}: valid"))
     findings += [Finding("warning", "settings", warning) for warning in loaded.warnings]
-    findings += [*_gpu(settings), *_model(settings), *_encoder(settings.router), *_address(settings.api)]
+    findings += [*_gpu(settings), *_model(settings), *_encoder(settings.router), *_address(settings)]
     return findings
 
 
@@ -199,13 +199,15 @@ def _encoder(router: RouterSettings) -> Iterator[Finding]:
         yield Finding("warning", "encoder", found)
 
 
-def _address(api: ApiSettings) -> Iterator[Finding]:
-    from adaptive_lora.serving.binding import is_loopback
+def _address(settings: Settings) -> Iterator[Finding]:
+    from adaptive_lora.serving.binding import check_bind
 
+    api = settings.api
     address = f"{api.host}:{api.port}"
-    if not is_loopback(api.host):
-        found = f"{address}: others can reach it without authentication, so `serve` asks for --insecure"
-        yield Finding("warning", "address", found)
+    try:
+        check_bind(settings)
+    except SettingsError as error:
+        yield Finding("warning", "address", error.message)
     try:
         family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -40,13 +40,16 @@ OTHER_VARIABLES = frozenset(
     {
         CONFIG_VARIABLE,
         FOLDER_VARIABLE,
+        "ADAPTIVE_LORA_ADMIN_SERVER",
+        "ADAPTIVE_LORA_API_KEY",
         "ADAPTIVE_LORA_CPU_LORA",
         "ADAPTIVE_LORA_ENGINE_OWNER",
+        "ADAPTIVE_LORA_SERVER",
         "ADAPTIVE_LORA_WORKER_WITHOUT_KEY",
     }
 )
-"""Variables with our prefix that are no settings: the config file, the demo's folder, the switches of the vLLM
-plugins, and the mark that an engine's processes inherit."""
+"""Variables with our prefix that are no settings: the config file, the demo's folder, the switches of the
+vLLM plugins, the mark that an engine's processes inherit, and what commands ask a server with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,9 @@ def fill(registry: Registry) -> None:
     access = AccessStore(registry._database)
     in_a_century = datetime.now(UTC) + timedelta(days=36_500)
     scopes = frozenset({"generate", "adapters:read"})
-    minted = access.mint(NewKey("ci", "acme", scopes, frozenset({"code"}), expires_at=in_a_century), who="ann")
+    minted = access.mint(
+        NewKey("ci", "acme", scopes, frozenset({"code"}), expires_at=in_a_century), who="ann"
+    )
     access.mint(NewKey("ops", "default", frozenset({"admin"})), who="ann")
     access.used({minted.key.id: in_a_century})
     access.revoke(access.mint(NewKey("old", "acme", scopes), who="ann").key.id, who="ann")
@@ -80,7 +82,7 @@ def content(registry: Registry) -> dict[str, Any]:
     }
     access = AccessStore(registry._database)
     found |= {
-        "keys": [asdict(key) for key in access.keys()],
+        "keys": [asdict(key) for key in access.list_keys()],
         "revoked_tokens": access.listing().revoked_tokens,
         "audit": [asdict(entry) for entry in access.audit(limit=1_000)],
     }

@@ -73,7 +73,7 @@ class AccessStore:
                 frozenset((row.tenant, row.jti) for row in revoked),
             )
 
-    def keys(self, tenant: str | None = None) -> tuple[ApiKey, ...]:
+    def list_keys(self, tenant: str | None = None) -> tuple[ApiKey, ...]:
         """Also those that are revoked or have expired; of one tenant, or all. Oldest first."""
         query = sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
         if tenant is not None:

@@ -15,12 +15,15 @@ from adaptive_lora.cli import (
     doctor,
     fleet,
     generate,
+    keys,
     models,
     quantise,
     route,
     router,
     serve,
+    token,
 )
+from adaptive_lora.cli.client import ApiKey
 from adaptive_lora.cli.common import console
 from adaptive_lora.errors import AdaptiveLoraError
 
@@ -40,6 +43,8 @@ app.add_typer(compositions.app, name="compositions")
 app.add_typer(router.app, name="router")
 app.add_typer(models.app, name="models")
 app.add_typer(quantise.app, name="quantise")
+app.add_typer(keys.app, name="keys")
+app.add_typer(token.app, name="token")
 app.command("doctor")(doctor.doctor)
 
 
@@ -51,11 +56,14 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    api_key: ApiKey = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of every command."""
+    context.obj = api_key
 
 
 def main() -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from adaptive_lora.errors import AdaptiveLoraError
 
 SERVER_VARIABLE = "ADAPTIVE_LORA_SERVER"
+API_KEY_VARIABLE = "ADAPTIVE_LORA_API_KEY"
 TIMEOUT_S = 600.0
 """For the server to fetch, verify and prove an adapter."""
 
@@ -20,10 +22,30 @@ Server = Annotated[str, typer.Option("--server", help="URL of the running server
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        help="API key or token for commands that ask a server; better in the environment than here, where "
+        "other users of this machine can read it.",
+        envvar=API_KEY_VARIABLE,
+        show_default=False,
+    ),
+]
+"""An option of the program, before the command's name."""
+
+
 class ServerRefused(AdaptiveLoraError):
     """A server's error, or that it cannot be reached."""
 
     code = "server_refused"
+
+
+def authorization() -> dict[str, str]:
+    """The header that says who asks; empty without a key."""
+    context = click.get_current_context(silent=True)
+    api_key = context.find_root().obj if context else os.environ.get(API_KEY_VARIABLE)
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def call(
@@ -40,7 +62,7 @@ def call(
     import httpx
 
     wanted = {key: value for key, value in (params or {}).items() if value is not None}
-    headers = {"content-type": content_type} if content_type else {}
+    headers = authorization() | ({"content-type": content_type} if content_type else {})
     try:
         with httpx.Client(base_url=server, timeout=TIMEOUT_S, trust_env=False) as client:
             reply = client.request(method, path, json=json, params=wanted, content=content, headers=headers)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adaptive_lora.cli.client import authorization
 from adaptive_lora.cli.common import (
     AdaptersFolder,
     AsJson,
@@ -76,7 +77,12 @@ def _ask_server(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
     try:
         with console().status(f"waiting for {url}"):
-            reply = httpx.post(f"{url.rstrip('/')}/generate", json=body, timeout=ApiSettings().timeout)
+            reply = httpx.post(
+                f"{url.rstrip('/')}/generate",
+                json=body,
+                headers=authorization(),
+                timeout=ApiSettings().timeout,
+            )
         answer = reply.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EngineError(f"{url} cannot be asked: {error}") from error

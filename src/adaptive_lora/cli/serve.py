@@ -15,7 +15,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to bind, 0 for a free one: api.port.")] = None,
     insecure: Annotated[
         bool,
-        typer.Option("--insecure", help="Bind an address that others can reach, unauthenticated."),
+        typer.Option(
+            "--insecure",
+            help="Ask nobody who calls: auth.enabled false with auth.allow_insecure true.",
+        ),
     ] = False,
     base_model: BaseModel = None,
     adapters: AdaptersFolder = None,
@@ -30,6 +33,8 @@ def serve(
             "model.base_model": base_model,
             "model.engine": engine,
             "adapters.path": adapters,
+            "auth.enabled": False if insecure else None,
+            "auth.allow_insecure": True if insecure else None,
         },
     )
     from adaptive_lora.serving.server import run_server
@@ -37,4 +42,4 @@ def serve(
     def on_listen(url: str) -> None:
         console().print(f"Adaptive LoRA at {url} (API: {url}/docs, ready yet? {url}/ready)", style="bold")
 
-    raise typer.Exit(run_server(settings, insecure=insecure, on_listen=on_listen))
+    raise typer.Exit(run_server(settings, on_listen=on_listen))

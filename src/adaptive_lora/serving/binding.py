@@ -23,32 +23,45 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_bind(settings: Settings, insecure: bool) -> None:
-    """Raises SettingsError for an address that others can reach, unless `insecure`."""
-    if not insecure and not is_loopback(settings.api.host):
+def check_bind(settings: Settings) -> None:
+    """Raises SettingsError for an address that others can reach, unless it is known who calls, or the
+    settings say in as many words that nobody asks."""
+    api, auth = settings.api, settings.auth
+    if auth.enabled and auth.allow_insecure:
         raise SettingsError(
-            f"api.host is {settings.api.host!r}, which other machines can reach, and there is no "
-            "authentication yet: bind 127.0.0.1, "
-            "or pass --insecure if something in front of this server decides who may call it"
+            "auth.enabled and auth.allow_insecure are both true, and contradict each other: choose one"
+        )
+    if auth.enabled:
+        return
+    is_told = "enabled" in auth.model_fields_set and auth.allow_insecure
+    if not is_told and not is_loopback(api.host):
+        raise SettingsError(
+            f"api.host is {api.host!r}, which other machines can reach, and authentication is off: set "
+            "auth.enabled: true, or bind 127.0.0.1; if something in front of this server decides who may "
+            "call it, say so with auth.enabled: false and auth.allow_insecure: true, or with --insecure"
+        )
+    if api.admin_port is not None and not is_loopback(api.admin_host):
+        raise SettingsError(
+            f"api.admin_host is {api.admin_host!r}, which other machines can reach, and authentication is "
+            "off: administrators' endpoints are never served so; set auth.enabled: true, or bind 127.0.0.1"
         )
 
 
-def bind(api: ApiSettings) -> socket.socket:
-    """A listening socket on the configured address. Raises SettingsError if it cannot be had."""
-    host = api.host.strip("[]")
+def bind(host: str, port: int, *, keys: str = "api.host and api.port") -> socket.socket:
+    """A listening socket. Raises SettingsError, which names the settings' keys, if it cannot be had."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, api.port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise SettingsError(
-            f"cannot listen on {api.host}, port {api.port} ({error.strerror or error}): stop what uses it, "
-            "or set api.host and api.port to an address of this machine that is free"
+            f"cannot listen on {host}, port {port} ({error.strerror or error}): stop what uses it, "
+            f"or set {keys} to an address of this machine that is free"
         ) from error
 
 
-def url_of(api: ApiSettings, listener: socket.socket) -> str:
+def url_of(host: str, listener: socket.socket) -> str:
     """Where the server answers; the port is the one that was bound."""
-    host = api.host.strip("[]")
+    host = host.strip("[]")
     port = listener.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -58,3 +71,9 @@ def allowed_hosts(api: ApiSettings) -> tuple[str, ...]:
     if api.allowed_hosts:
         return api.allowed_hosts
     return (*_LOOPBACK_HOSTS, api.host) if is_loopback(api.host) else ()
+
+
+def admin_hosts(api: ApiSettings) -> tuple[str, ...]:
+    """As `allowed_hosts`, for the administrators' port."""
+    own = (*_LOOPBACK_HOSTS, api.admin_host)
+    return own if is_loopback(api.admin_host) else api.allowed_hosts
