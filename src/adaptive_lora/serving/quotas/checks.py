@@ -40,24 +40,28 @@ class RateCheck:
     def cost_us(self) -> float:
         return self.n * self.interval_us
 
-    def clamped(self, arrival_us: float, now_us: float) -> float:
-        """The stored number as of now: nothing is earned beyond the burst. A clock that was set back makes
-        nobody wait for more than two bursts."""
-        return min(max(arrival_us, now_us), now_us + 2 * self.tolerance_us)
+    def latest_us(self, now_us: float) -> float:
+        """What is stored is cut to this: a clock that was set back makes nobody wait for more than two
+        bursts."""
+        return now_us + 2 * self.tolerance_us
 
     def wait_us(self, arrival_us: float, now_us: float) -> float:
         """How long until it is allowed; 0 if it is."""
-        wait = self.clamped(arrival_us, now_us) + self.cost_us - now_us - self.tolerance_us
+        wait = max(arrival_us, now_us) + self.cost_us - now_us - self.tolerance_us
         return wait if wait > SLACK_US else 0.0
+
+    def taken_us(self, arrival_us: float, now_us: float) -> float:
+        """What is stored once it is taken: nothing is earned beyond the burst."""
+        return max(arrival_us, now_us) + self.cost_us
 
     def remaining(self, arrival_us: float, now_us: float) -> int:
         """How many could be taken at once."""
-        free = self.tolerance_us + SLACK_US - (self.clamped(arrival_us, now_us) - now_us)
+        free = self.tolerance_us + SLACK_US - self.reset_us(arrival_us, now_us)
         return max(0, int(free / self.interval_us))
 
     def reset_us(self, arrival_us: float, now_us: float) -> float:
         """How long until the whole burst is there."""
-        return self.clamped(arrival_us, now_us) - now_us
+        return max(arrival_us, now_us) - now_us
 
     def share(self, replicas: int) -> RateCheck:
         """One gateway's part of it. Whatever fits the whole burst still fits, if nothing else was taken."""

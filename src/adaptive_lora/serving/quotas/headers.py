@@ -54,7 +54,7 @@ def _states(verdict: Verdict, reason: str) -> list[tuple[int, int, int]]:
         if isinstance(check, RateCheck) and check.reason == reason:
             after = reading
             if not verdict.denied:
-                after = check.clamped(reading, verdict.now_us) + check.cost_us
+                after = check.taken_us(reading, verdict.now_us)
             reset_s = math.ceil(check.reset_us(after, verdict.now_us) / 1e6)
             states.append((check.remaining(after, verdict.now_us), reset_s, check.per_minute))
     return states

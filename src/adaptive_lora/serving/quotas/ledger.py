@@ -33,7 +33,7 @@ class Ledger:
 
     def take(self, checks: Sequence[Check], now_us: float) -> Verdict:
         """All of `checks`, or none."""
-        verdict = Verdict(tuple(checks), tuple(self._read(check) for check in checks), now_us)
+        verdict = Verdict(tuple(checks), tuple(self._read(check, now_us) for check in checks), now_us)
         if not verdict.denied:
             for check, reading in zip(verdict.checks, verdict.readings, strict=True):
                 self._charge(check, reading, now_us)
@@ -42,7 +42,7 @@ class Ledger:
     def note(self, checks: Sequence[Check], now_us: float) -> None:
         """Count what was taken elsewhere; an account is emptied by it, and not more than that."""
         for check in checks:
-            self._charge(check, self._read(check), now_us)
+            self._charge(check, self._read(check, now_us), now_us)
             if isinstance(check, RateCheck) and check.key in self._arrivals_us:
                 limit = now_us + check.tolerance_us
                 self._arrivals_us[check.key] = min(self._arrivals_us[check.key], limit)
@@ -69,10 +69,13 @@ class Ledger:
                         used, ends_us = self._budgets[key]
                         self._budgets[key] = (max(0.0, used - refund.n * weight), ends_us)
 
-    def _read(self, check: Check) -> float:
+    def _read(self, check: Check, now_us: float) -> float:
         match check:
             case RateCheck(key=key):
-                return self._arrivals_us.get(key, 0.0)
+                arrival_us = self._arrivals_us.get(key, 0.0)
+                if arrival_us > check.latest_us(now_us):
+                    arrival_us = self._arrivals_us[key] = check.latest_us(now_us)
+                return arrival_us
             case LeaseCheck(key=key):
                 return len(self._leases.get(key, ()))
             case BudgetCheck(key=key):
@@ -83,7 +86,7 @@ class Ledger:
             case RateCheck(key=key, n=n):
                 if n:
                     self._arrivals_us.pop(key, None)  # the dictionary's order is that of the last use
-                    self._arrivals_us[key] = check.clamped(reading, now_us) + check.cost_us
+                    self._arrivals_us[key] = check.taken_us(reading, now_us)
                     if len(self._arrivals_us) > self._max_rates:
                         self._forget(now_us)
             case LeaseCheck(key=key, lease=lease):

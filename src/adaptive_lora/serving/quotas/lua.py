@@ -7,20 +7,34 @@ from typing import Final
 
 from adaptive_lora.serving.quotas.checks import EPOCH_S, SLACK_US
 
-TAKE: Final = f"""
+KEEP_MS: Final = 1000
+"""How long an account is kept after it is full again."""
+
+_CLOCK: Final = f"""
 local time = redis.call('TIME')
 local now = (time[1] - {EPOCH_S}) * 1000000 + time[2]
+local function exactly(number) return string.format('%.17g', number) end
+local function store(key, arrival)
+    local ttl = math.max(0, math.ceil((arrival - now) / 1000)) + {KEEP_MS}
+    redis.call('SET', key, exactly(arrival), 'PX', string.format('%.0f', ttl))
+end
+"""
+
+TAKE: Final = f"""{_CLOCK}
 local deadline = tonumber(ARGV[1])
-if deadline > 0 and now > deadline then return {{'late', string.format('%.17g', now)}} end
-local out = {{'taken', string.format('%.17g', now)}}
+if deadline > 0 and now > deadline then return {{'late', exactly(now)}} end
+local out = {{'taken', exactly(now)}}
 local readings = {{}}
 for i, key in ipairs(KEYS) do
     local kind, a, b = ARGV[4 * i - 2], tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i])
     local reading
     if kind == 'rate' then
         reading = tonumber(redis.call('GET', key) or 0)
-        local arrival = math.min(math.max(reading, now), now + 2 * b)
-        if arrival + a - now - b > {SLACK_US} then out[1] = 'denied' end
+        if reading > now + 2 * b then
+            reading = now + 2 * b
+            store(key, reading)
+        end
+        if math.max(reading, now) + a - now - b > {SLACK_US} then out[1] = 'denied' end
     elseif kind == 'lease' then
         redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
         reading = redis.call('ZCARD', key)
@@ -30,19 +44,15 @@ for i, key in ipairs(KEYS) do
         if reading + a > b then out[1] = 'denied' end
     end
     readings[i] = reading
-    out[i + 2] = string.format('%.17g', reading)
+    out[i + 2] = exactly(reading)
 end
 if out[1] == 'denied' then return out end
 for i, key in ipairs(KEYS) do
     local kind, a, b, c = ARGV[4 * i - 2], tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i]), ARGV[4 * i + 1]
     if kind == 'rate' then
-        if a > 0 then
-            local arrival = math.min(math.max(readings[i], now), now + 2 * b) + a
-            local ttl = math.ceil((arrival - now) / 1000) + 1000
-            redis.call('SET', key, string.format('%.17g', arrival), 'PX', string.format('%.0f', ttl))
-        end
+        if a > 0 then store(key, math.max(readings[i], now) + a) end
     elseif kind == 'lease' then
-        redis.call('ZADD', key, string.format('%.17g', now + b), c)
+        redis.call('ZADD', key, exactly(now + b), c)
         redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(b / 1000)))
     elseif a > 0 then
         redis.call('INCRBY', key, string.format('%.0f', a))
@@ -56,21 +66,14 @@ rate, cost, tolerance, -; lease, limit, lifetime, lease; budget, n, limit, milli
 
 SETTLE: Final = f"""
 if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', 600000) then return 0 end
-local time = redis.call('TIME')
-local now = (time[1] - {EPOCH_S}) * 1000000 + time[2]
+{_CLOCK}
 for i = 2, #KEYS do
     local key, kind, a, b = KEYS[i], ARGV[3 * i - 5], ARGV[3 * i - 4], ARGV[3 * i - 3]
     if kind == 'rate' then
         local back = tonumber(a)
         local arrival = tonumber(redis.call('GET', key) or now)
         if back < 0 then arrival = math.max(arrival, now) end
-        arrival = arrival - back
-        if arrival > now then
-            local ttl = math.ceil((arrival - now) / 1000) + 1000
-            redis.call('SET', key, string.format('%.17g', arrival), 'PX', string.format('%.0f', ttl))
-        else
-            redis.call('DEL', key)
-        end
+        store(key, arrival - back)
     elseif kind == 'lease' then
         redis.call('ZREM', key, a)
     else

@@ -54,7 +54,7 @@ class SharedLedger:
         arguments = [arg for check in checks for arg in _arguments(check)]
         deadline_us = 0.0
         if self._ahead_us is not None:
-            deadline_us = time.monotonic() * 1e6 + self._ahead_us + self._redis.timeout_s * 2e6
+            deadline_us = time.monotonic() * 1e6 + self._ahead_us + self._redis.timeout_s * 1e6
         try:
             outcome, now, *readings = await self._redis.call(
                 lambda client: _run(client, TAKE, keys, [repr(deadline_us), *arguments])
