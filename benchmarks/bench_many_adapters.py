@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--adapters", type=int, default=64)
     parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--max-num-seqs", type=int, default=16, help="sequences in a batch")
+    parser.add_argument("--max-num-seqs", type=int, default=8, help="sequences in a batch")
     parser.add_argument("--tokens-in", type=int, default=32)
     parser.add_argument("--tokens-out", type=int, default=4, help="on average")
     parser.add_argument("--rate", type=float, default=200.0, help="arrivals per second")
