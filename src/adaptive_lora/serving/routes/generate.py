@@ -15,10 +15,19 @@ from adaptive_lora.agents.orchestrator import Orchestrator
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.errors import AdaptiveLoraError, InvalidRequest, Unsupported
 from adaptive_lora.serving.auth.guard import needs
+from adaptive_lora.serving.cache.answers import Answers
 from adaptive_lora.serving.context import RequestContext, context_of
 from adaptive_lora.serving.errors import fields_of
 from adaptive_lora.serving.openai_wire import usage_fields
-from adaptive_lora.serving.routes.common import ON_POST, allowed_to, as_json, errors, runtime_of, streamed
+from adaptive_lora.serving.routes.common import (
+    ON_POST,
+    allowed_to,
+    answers_of,
+    as_json,
+    errors,
+    runtime_of,
+    streamed,
+)
 from adaptive_lora.serving.runtime import as_prompt
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.generate import (
@@ -53,14 +62,24 @@ async def generate(body: GenerateBody, request: Request) -> Response:
     allowed = allowed_to(request)
     if not body.stream:
         return as_json(
-            await _answer(body, body.prompt, context.request_id, orchestrator, deadline, allowed, context)
+            await _answer(
+                body,
+                body.prompt,
+                context.request_id,
+                orchestrator,
+                answers_of(request),
+                deadline,
+                allowed,
+                context,
+            )
         )
     if not runtime.settings.inference.enable_streaming:
         raise Unsupported("streaming is switched off here (inference.enable_streaming): leave out stream")
     prompt = as_prompt(body.prompt, raw=body.raw)
     plan = await orchestrator.plan(prompt, parse_name(body.adapter), key=context.request_id, allowed=allowed)
     context.plans = (plan,)
-    chunks = orchestrator.stream(plan, _request(context.request_id, prompt, body, plan), deadline=deadline)
+    wanted = _request(context.request_id, prompt, body, plan)
+    chunks = answers_of(request).stream(plan, wanted, deadline=deadline)
     return await open_stream(_Events(plan, context), chunks, context, deadline=deadline)
 
 
@@ -70,6 +89,7 @@ async def generate_batch(body: BatchBody, request: Request) -> Response:
     runtime = runtime_of(request)
     context = context_of(request.scope)
     orchestrator = runtime.orchestrator
+    answers = answers_of(request, results=[])  # many items, which end in any order: not in a header
     deadline = orchestrator.deadline()
     allowed = allowed_to(request)
     items: Sequence[tuple[GenerateOptions, str]] = (
@@ -82,7 +102,7 @@ async def generate_batch(body: BatchBody, request: Request) -> Response:
         request_id = f"{context.request_id}-{index}"
         request_id_var.set(request_id)  # of this task alone
         try:
-            return await _answer(options, prompt, request_id, orchestrator, deadline, allowed)
+            return await _answer(options, prompt, request_id, orchestrator, answers, deadline, allowed)
         except AdaptiveLoraError as error:
             return fields_of(error, request_id)
 
@@ -127,6 +147,7 @@ async def _answer(
     text: str,
     request_id: str,
     orchestrator: Orchestrator,
+    answers: Answers,
     deadline: float,
     allowed: frozenset[str] | None,
     context: RequestContext | None = None,
@@ -137,7 +158,7 @@ async def _answer(
     if context is not None:
         context.plans = (plan,)
     request = _request(request_id, prompt, options, plan)
-    (completion,) = await orchestrator.complete(plan, request, deadline=deadline)
+    (completion,) = await answers.complete(plan, request, deadline=deadline)
     return {
         "request_id": request_id,
         "text": completion.text,

@@ -12,7 +12,15 @@ from adaptive_lora.errors import Unsupported
 from adaptive_lora.serving.auth.guard import needs
 from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.openai_wire import ChatStream, chat_body
-from adaptive_lora.serving.routes.common import ON_POST, allowed_to, as_json, errors, runtime_of, streamed
+from adaptive_lora.serving.routes.common import (
+    ON_POST,
+    allowed_to,
+    answers_of,
+    as_json,
+    errors,
+    runtime_of,
+    streamed,
+)
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.openai import ChatBody, JsonObjectFormat, JsonSchemaFormat, Message
 from adaptive_lora.serving.schemas.openai_answers import ChatAnswer
@@ -52,9 +60,9 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         wire = ChatStream(plan, context.request_id, n=n, include_usage=include_usage)
-        chunks = orchestrator.stream(plan, wanted, deadline=deadline)
+        chunks = answers_of(request).stream(plan, wanted, deadline=deadline)
         return await open_stream(wire, chunks, context, deadline=deadline)
-    choices = await orchestrator.complete(plan, wanted, deadline=deadline)
+    choices = await answers_of(request).complete(plan, wanted, deadline=deadline)
     return as_json(chat_body(plan, context.request_id, choices))
 
 

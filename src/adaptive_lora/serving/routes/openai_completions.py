@@ -12,7 +12,15 @@ from adaptive_lora.errors import AdaptiveLoraError, Unsupported
 from adaptive_lora.serving.auth.guard import needs
 from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.openai_wire import CompletionStream, completion_body
-from adaptive_lora.serving.routes.common import ON_POST, allowed_to, as_json, errors, runtime_of, streamed
+from adaptive_lora.serving.routes.common import (
+    ON_POST,
+    allowed_to,
+    answers_of,
+    as_json,
+    errors,
+    runtime_of,
+    streamed,
+)
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.openai import CompletionBody
 from adaptive_lora.serving.schemas.openai_answers import CompletionAnswer
@@ -55,15 +63,16 @@ async def completions(body: CompletionBody, request: Request) -> Response:
         GenerateRequest(request_id, prompt, sampling, plan.adapter_id)
         for request_id, prompt, plan in zip(ids, prompts, plans, strict=True)
     ]
+    answers = answers_of(request)
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         wire = CompletionStream(plans[0], context.request_id, include_usage=include_usage)
-        chunks = orchestrator.stream(plans[0], requests[0], deadline=deadline)
+        chunks = answers.stream(plans[0], requests[0], deadline=deadline)
         return await open_stream(wire, chunks, context, deadline=deadline)
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(orchestrator.complete(plan, wanted, deadline=deadline))
+                group.create_task(answers.complete(plan, wanted, deadline=deadline))
                 for plan, wanted in zip(plans, requests, strict=True)
             ]
     except* AdaptiveLoraError as failures:
