@@ -32,6 +32,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.acceptance]
 
 N_ADAPTERS = 24
 N_CLIENTS = 12
+PAUSE_S = 0.05
+"""Between a client's requests: else the worker that is left takes the cores that the other one starts on."""
 MAX_TOKENS = 48
 BODY = {"raw": True, "max_tokens": MAX_TOKENS, "ignore_eos": True, "temperature": 0.0, "stream": True}
 START_S = 600
@@ -175,6 +177,7 @@ class Load:
         while self._going:
             (agent,) = self._rng.choices(self._names, self._weights)
             self.outcomes.append(await ask(self._client, agent))
+            await asyncio.sleep(PAUSE_S)
 
     def stop(self) -> None:
         self._going = False
@@ -188,8 +191,12 @@ class Load:
 
 
 async def stats_of(worker: VLLMWorker) -> dict:
+    """What it says of itself; nothing while it starts."""
     async with httpx.AsyncClient(base_url=worker.url, headers=BEARER, timeout=60) as client:
-        return (await client.get("/adaptive-lora/v1/stats")).json()
+        try:
+            return (await client.get("/adaptive-lora/v1/stats")).json()
+        except httpx.ConnectError:
+            return {"residency": {}}
 
 
 async def n_finished(worker: VLLMWorker) -> float:
@@ -207,7 +214,9 @@ async def test_a_worker_is_killed_and_comes_back_empty_under_load(gateway, worke
         want = {name: await ask(client, name) for name in names}
         assert [outcome.kind for outcome in want.values()] == ["done"] * N_ADAPTERS
         assert len({outcome.text for outcome in want.values()}) == N_ADAPTERS
-        assert all([(await stats_of(worker))["residency"] for worker in workers]), "both have work"
+        async with asyncio.timeout(START_S):  # the second worker may join later, and is then supplied
+            while not all([(await stats_of(worker))["residency"] for worker in workers]):  # noqa: ASYNC110
+                await asyncio.sleep(0.5)
 
         load = Load(client, names)
         running = asyncio.create_task(load.run())

@@ -228,6 +228,7 @@ class TestStock(EngineConformance):
         assert await complete(engine, adapter_id=adapters[0].id) == want
 
 
+@pytest.mark.acceptance
 async def test_a_worker_without_a_key_does_not_start(tiny_model, fleet, tmp_path):
     server = VLLMWorker(tiny_model, fleet[0].path.parent, tmp_path / "log", key="")
     server.start()

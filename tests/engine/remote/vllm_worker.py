@@ -57,6 +57,7 @@ class VLLMWorker:
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else all workers of a machine take the same core
             "ADAPTIVE_LORA_ADAPTERS__PATH": str(adapters),
             "ADAPTIVE_LORA_STORAGE__PATH": str(log.with_suffix(".state")),
         }
