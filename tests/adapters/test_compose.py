@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from adaptive_lora.adapters import compose_math
 from adaptive_lora.adapters.compose import Method, compose, composition_key, part_ids, read_composed
 from adaptive_lora.adapters.manifest import read_manifest
 from adaptive_lora.errors import (
@@ -183,6 +186,23 @@ def test_the_seed_decides_what_dare_drops(two: list[AdapterVersion], tmp_path: P
         for i, seed in enumerate((0, 0, 1))
     )
     assert one.version.version == again.version.version != other.version.version
+
+
+def test_it_is_built_on_one_core(
+    two: list[AdapterVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever numpy's library would take; the engine needs the others."""
+    n_threads: set[int] = set()
+    reduce_product = compose_math.reduce_product
+
+    def watched(*arguments: Any) -> compose_math.Reduced:
+        n_threads.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return reduce_product(*arguments)
+
+    monkeypatch.setattr(compose_math, "reduce_product", watched)
+    with threadpool_limits(limits=2, user_api="blas"):
+        compose([(two[0], 0.7), (two[1], 0.3)], tmp_path / "sum", max_rank=8)
+    assert n_threads == {1}
 
 
 def test_it_is_an_adapter_like_any_other(two: list[AdapterVersion], tmp_path: Path) -> None:
