@@ -277,8 +277,6 @@ class RedisSettings(Section):
             if not host or not port.isdecimal():
                 raise ValueError(f"sentinels: {sentinel!r} must be host:port")
         if self.url is None:
-            if self.sentinels:
-                raise ValueError("sentinels are set, but url is not: redis://name-of-the-primary/0")
             return self
         try:
             parts = urlsplit(self.url.get_secret_value())

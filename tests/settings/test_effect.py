@@ -20,7 +20,7 @@ from adaptive_lora.errors import BundleError, SettingsError, WrongBase
 from adaptive_lora.serving import loading
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
-from tests.settings import test_effect_admission, test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
+from tests.settings import test_effect_admission, test_effect_limits, test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
 from tests.settings.effects import TESTED, key, serving, settings_of
 
 
@@ -219,17 +219,11 @@ async def test_metrics_can_be_switched_off(enabled: bool, status: int) -> None:
 
 @key(
     "inference.cache_enabled",
-    "rate_limiting.enabled",
-    "rate_limiting.requests_per_minute",
-    "rate_limiting.burst_size",
 )
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("inference.cache_enabled", True),
-        ("rate_limiting.enabled", True),
-        ("rate_limiting.requests_per_minute", 5),
-        ("rate_limiting.burst_size", 5),
     ],
 )
 def test_a_key_of_a_later_release_warns(name: str, value: object) -> None:

@@ -12,12 +12,14 @@ from adaptive_lora import __version__
 from adaptive_lora.agents.view import Routes
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.serving import errors
+from adaptive_lora.serving.addresses import ClientAddresses
 from adaptive_lora.serving.auth.gate import Gate
 from adaptive_lora.serving.auth.guard import without_security
 from adaptive_lora.serving.auth.middleware import Authentication
 from adaptive_lora.serving.binding import allowed_hosts
 from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
 from adaptive_lora.serving.middleware import Accounting, Admission, HostCheck, Intake
+from adaptive_lora.serving.quotas.middleware import RateLimits
 from adaptive_lora.serving.routes import fleet, generate, health, lifecycle, openai_chat, openai_completions
 from adaptive_lora.serving.routes.common import as_json
 from adaptive_lora.serving.runtime import Runtime
@@ -87,6 +89,9 @@ def create_app(
         max_body_bytes=settings.api.max_body_bytes,
         read_timeout_s=BODY_READ_TIMEOUT_S,
         streamed={lifecycle.UPLOAD_PATH},
+    )
+    app.add_middleware(
+        RateLimits, limiter=runtime.limiter, addresses=ClientAddresses(settings.api.trusted_proxies)
     )
     app.add_middleware(Authentication, gate=gate)
     app.add_middleware(HostCheck, allowed=allowed_hosts(settings.api))

@@ -7,13 +7,16 @@ import time
 import uuid
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.errors import AdaptiveLoraError
 from adaptive_lora.serving.cache.answers import CacheResult
 from adaptive_lora.serving.cache.policy import HEADER as CACHE_HEADER
 from adaptive_lora.serving.principal import Principal
+
+if TYPE_CHECKING:
+    from adaptive_lora.serving.quotas.limiter import Grant
 
 _KEY = "adaptive_lora"
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -31,6 +34,8 @@ class RequestContext:
     """Who makes it; None until authentication has recognised somebody."""
     refusal: AdaptiveLoraError | None = None
     """Why the credentials were not believed: told on routes that need some."""
+    grant: Grant | None = None
+    """What the limits allow it; None where there are none."""
     plans: Sequence[Plan] = ()
     cache_results: list[CacheResult] = field(default_factory=list)
     """Where each plan's answer came from; empty if there is no cache."""
@@ -48,6 +53,8 @@ class RequestContext:
         headers = [(b"x-request-id", self.request_id.encode())]
         if self.client_request_id:
             headers.append((b"x-client-request-id", self.client_request_id.encode()))
+        if self.grant is not None:
+            headers += self.grant.headers()
         if self.plans:
             headers += [
                 (b"x-adaptive-lora-agent", ",".join(plan.agent for plan in self.plans).encode()),

@@ -22,6 +22,7 @@ from starlette.routing import Match
 from adaptive_lora import errors
 from adaptive_lora.errors import AdaptiveLoraError
 from adaptive_lora.serving.context import context_of
+from adaptive_lora.serving.quotas.headers import retry_headers
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ def error_fields(
     code: str, message: str, request_id: str, *, status: int, param: str | None = None
 ) -> dict[str, Any]:
     kind = "invalid_request_error" if status < 500 else "server_error"
+    if status == 429:
+        kind = "rate_limit_error"
     return {
         "error": {
             "code": code,
@@ -146,6 +149,8 @@ def response_of(error: BaseException, request_id: str) -> Response:
     if not isinstance(error, AdaptiveLoraError):
         return error_response(500, AdaptiveLoraError.code, INTERNAL, request_id)
     headers = {"retry-after": str(RETRY_AFTER_S)} if error.retryable else {}
+    if isinstance(error, errors.RateLimited):
+        headers = retry_headers(error)
     if isinstance(error, errors.Unauthenticated | errors.Forbidden):
         headers["www-authenticate"] = CHALLENGES[status_of(error)]
     return error_response(status_of(error), error.code, error.message, request_id, headers=headers)

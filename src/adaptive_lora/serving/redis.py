@@ -50,6 +50,7 @@ class Redis:
         """Connects to nothing yet. Raises SettingsError for settings that no connection can be made from."""
         self.timeout_s = settings.timeout
         self._metrics = metrics or RedisMetrics()
+        self._metrics.closed()
         self._sentinel, self._pool = _connect(settings)
         self._client = Client(connection_pool=self._pool)
         self._is_open = False

@@ -31,6 +31,8 @@ from adaptive_lora.errors import (
 from adaptive_lora.serving import loading
 from adaptive_lora.serving.cache.answers import AnswerCache, Answers, CachePolicy, CacheResult
 from adaptive_lora.serving.cache.factory import make_cache, make_salts
+from adaptive_lora.serving.quotas.factory import make_limiter, make_redis
+from adaptive_lora.serving.quotas.metering import metered
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
 from adaptive_lora.types import (
@@ -45,7 +47,7 @@ from adaptive_lora.types import (
 if TYPE_CHECKING:
     from adaptive_lora.adapters.registry import Registry
     from adaptive_lora.agents.fleet import Fleet
-    from adaptive_lora.serving.redis import Redis
+    from adaptive_lora.serving.quotas.limiter import Grant
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +82,10 @@ class Runtime:
         self.base_model = demo_fleet.public_name(settings.model.base_model)
         self.started_at = time.monotonic()
         self.created = int(time.time())
-        self.redis: Redis | None = None
-        """The one that gateways share, if there is one; once loading has begun."""
+        self.redis = make_redis(settings, metrics)
+        """The one that gateways share; None if none is configured."""
+        self.limiter = make_limiter(settings, metrics, self.redis)
+        """None if nobody is limited."""
         self._salts = make_salts(settings.cache)
         self._cache: AnswerCache | None = None
         self._engine = engine
@@ -101,8 +105,14 @@ class Runtime:
             raise EngineNotReady(f"not ready: {self.detail}")
         return self._orchestrator
 
-    def answers(self, tenant: str, policy: CachePolicy, results: list[CacheResult]) -> Answers:
-        """A caller's way to answers; where each came from is added to `results`. Raises as `orchestrator`."""
+    def answers(
+        self, tenant: str, policy: CachePolicy, results: list[CacheResult], grant: Grant | None = None
+    ) -> Answers:
+        """A caller's way to answers, within its grant; where each came from is added to `results`. Raises as
+        `orchestrator`."""
+        meter = None
+        if grant is not None:
+            meter = partial(metered, grant=grant, max_model_len=self.engine.max_model_len)
         return Answers(
             self.orchestrator,
             self._cache,
@@ -110,6 +120,7 @@ class Runtime:
             salt=self._salts.of(tenant),
             policy=policy,
             results=results,
+            meter=meter,
         )
 
     @property
@@ -150,6 +161,8 @@ class Runtime:
             self._enter("stopped", "the server is shutting down")
         if self._cache is not None:
             await self._cache.close()
+        if self.limiter is not None:
+            await self.limiter.close()
         if self.redis is not None:
             await self.redis.close()
         if self._fleet is not None:
@@ -188,10 +201,6 @@ class Runtime:
     async def _load(self) -> None:
         from adaptive_lora.agents import folder
 
-        if self.settings.redis.url is not None:
-            from adaptive_lora.serving.redis import Redis
-
-            self.redis = Redis(self.settings.redis)
         engine = self._engine
         if engine is None:
             self._say("preparing the engine")

@@ -25,6 +25,8 @@ from prometheus_client.registry import Collector
 
 from adaptive_lora.telemetry.adapters import AdapterMetrics
 from adaptive_lora.telemetry.cache import CacheMetrics
+from adaptive_lora.telemetry.limits import LimitMetrics
+from adaptive_lora.telemetry.redis import RedisMetrics
 from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per series, which nobody reads
@@ -94,6 +96,8 @@ class Metrics:
         self.registry.register(self.engine)
         self.adapters = AdapterMetrics(self.registry)
         self.cache = CacheMetrics(self.registry)
+        self.limits = LimitMetrics(self.registry)
+        self.redis = RedisMetrics(self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)

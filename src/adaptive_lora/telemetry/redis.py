@@ -1,8 +1,25 @@
-"""Metrics of the Redis that gateways share. None is exposed where none is configured."""
+"""Metrics of the Redis that gateways share."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+
+class UpGauge(Collector):
+    """Absent where no Redis is configured."""
+
+    def __init__(self) -> None:
+        self.is_up: bool | None = None
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        if self.is_up is not None:
+            yield GaugeMetricFamily(
+                "redis_up", "1 while commands are tried: the breaker is closed", value=float(self.is_up)
+            )
 
 
 class RedisMetrics:
@@ -10,12 +27,12 @@ class RedisMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = registry or CollectorRegistry()
-        self._up = Gauge("redis_up", "1 while commands are tried: the breaker is closed", registry=registry)
+        self.up = UpGauge()
+        registry.register(self.up)
         self._failures = Counter(
             "redis_failures", "Commands that failed: timeout, error", ["kind"], registry=registry
         )
-        self._opened = Counter("redis_breaker_opened", "Changes from tried to not tried", registry=registry)
-        self._up.set(1)
+        self._opened = Counter("redis_breaker_opened", "Outages that began", registry=registry)
 
     def failed(self, kind: str) -> None:
         """`kind` is "timeout" or "error"."""
@@ -23,7 +40,7 @@ class RedisMetrics:
 
     def opened(self) -> None:
         self._opened.inc()
-        self._up.set(0)
+        self.up.is_up = False
 
     def closed(self) -> None:
-        self._up.set(1)
+        self.up.is_up = True

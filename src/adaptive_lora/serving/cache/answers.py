@@ -70,6 +70,7 @@ class AnswerCache:
         self._model = model
         self._metrics = metrics
         self._flights: dict[bytes, Flight] = {}
+        self._is_closed = False
 
     def stream(
         self,
@@ -91,7 +92,8 @@ class AnswerCache:
         return generate() if key is None else self._kept(key, generate())
 
     async def close(self) -> None:
-        """Stop every generation in flight."""
+        """Stop every generation in flight, for good."""
+        self._is_closed = True
         for flight in list(self._flights.values()):
             await flight.stop()
 
@@ -125,10 +127,14 @@ class AnswerCache:
                             yield chunk
                     return
                 except AdaptiveLoraError as error:
-                    if result == "miss" or n_tokens or not may_retry or not _is_anothers(error):
+                    if result == "miss" or n_tokens or not may_retry or not self._is_anothers(error):
                         raise
         finally:
             self._metrics.requested(result, saved_tokens=0 if result == "miss" else n_tokens)
+
+    def _is_anothers(self, error: AdaptiveLoraError) -> bool:
+        """Whether what befell the request whose generation was shared need not befall another."""
+        return not self._is_closed and (error.retryable or isinstance(error, RequestAborted))
 
     def _fly(self, key: bytes, chunks: Chunks, deadline: float) -> Flight:
         def forget(ended: Flight) -> None:
@@ -179,11 +185,6 @@ async def _replay(answer: Sequence[TokenChunk]) -> Chunks:
         yield chunk
 
 
-def _is_anothers(error: AdaptiveLoraError) -> bool:
-    """Whether what befell the request whose generation was shared need not befall another."""
-    return error.retryable or isinstance(error, RequestAborted)
-
-
 class Answers:
     """One caller's way to answers. Every request gets its tenant's salt; without a `cache` all go to the
     orchestrator."""
@@ -197,14 +198,17 @@ class Answers:
         salt: str,
         policy: CachePolicy,
         results: list[CacheResult],
+        meter: Callable[[Chunks, GenerateRequest], Chunks] | None = None,
     ) -> None:
-        """`results` gets one entry for each request, in the order of the calls."""
+        """`results` gets one entry for each request, in the order of the calls. `meter` is around each
+        generation, and not around what is kept: that costs nobody a token."""
         self._orchestrator = orchestrator
         self._cache = cache
         self._tenant = tenant
         self._salt = salt
         self._policy = policy
         self._results = results
+        self._meter = meter
 
     def stream(
         self, plan: Plan, request: GenerateRequest, *, deadline: float
@@ -212,7 +216,7 @@ class Answers:
         """As `Orchestrator.stream`."""
         salted = replace(request, cache_salt=self._salt)
         if self._cache is None:
-            return self._orchestrator.stream(plan, salted, deadline=deadline)
+            return self._generate(plan, salted, deadline)
         place = len(self._results)
         self._results.append("bypass")
 
@@ -223,10 +227,14 @@ class Answers:
             self._tenant,
             salted,
             self._policy,
-            lambda: self._orchestrator.stream(plan, salted, deadline=deadline),
+            lambda: self._generate(plan, salted, deadline),
             deadline=deadline,
             tell=tell,
         )
+
+    def _generate(self, plan: Plan, request: GenerateRequest, deadline: float) -> Chunks:
+        chunks = self._orchestrator.stream(plan, request, deadline=deadline)
+        return chunks if self._meter is None else self._meter(chunks, request)
 
     async def complete(self, plan: Plan, request: GenerateRequest, *, deadline: float) -> list[Completion]:
         """As `Orchestrator.complete`."""

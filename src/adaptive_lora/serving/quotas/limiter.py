@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from adaptive_lora.errors import BudgetSpent, InvalidRequest, RateLimited, RedisUnavailable
 from adaptive_lora.serving.principal import Principal
 from adaptive_lora.serving.quotas.checks import EPOCH_S, BudgetCheck, Check, LeaseCheck, RateCheck, Verdict
 from adaptive_lora.serving.quotas.headers import rate_headers
 from adaptive_lora.serving.quotas.ledger import Ledger, Refund
-from adaptive_lora.serving.quotas.shared import SharedLedger
 from adaptive_lora.serving.quotas.tiers import Account, Tiers
-from adaptive_lora.serving.redis import Redis
 from adaptive_lora.settings import RateLimitingSettings
 from adaptive_lora.telemetry.limits import LimitMetrics
+
+if TYPE_CHECKING:
+    from adaptive_lora.serving.quotas.shared import SharedLedger
 
 LEASE_MARGIN_S: Final = 10.0
 """How much longer than a request can take a dead gateway holds its callers' places."""
@@ -36,30 +38,32 @@ class Limiter:
         settings: RateLimitingSettings,
         *,
         timeout_s: float,
-        redis: Redis | None = None,
+        shared: SharedLedger | None = None,
         metrics: LimitMetrics | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`timeout_s` is the longest that a request may take. `clock` gives Unix time."""
+        """`timeout_s` is the longest that a request may take. `shared` is what gateways have in common.
+        `clock` gives Unix time."""
         self._tiers = Tiers(settings)
         self._replicas = settings.replicas
         self._lease_us = (timeout_s + LEASE_MARGIN_S) * 1e6
         self._own = Ledger()
-        self._shared = SharedLedger(redis) if redis is not None else None
+        self._shared = shared
         self._metrics = metrics or LimitMetrics()
         self._clock = clock
 
     def grant(self, principal: Principal, address: str) -> Grant:
-        """For one request of a caller, which is known by `address` if by nothing else. Enter it:
+        """For one request of a caller, which is known by `address` if by nothing else:
 
-        async with limiter.grant(principal, address) as grant:
-            ...
-            await grant.reserve(n_prompt_tokens + max_tokens)
-            ...
-            grant.spend(n_tokens)  # as they are used
+        grant = limiter.grant(principal, address)
+        await grant.enter()
+        try:
+            async with grant.tokens(n_prompt_tokens + max_tokens) as reservation:
+                reservation.spend(n_tokens)  # as they are used
+        finally:
+            grant.leave()
         """
-        accounts = self._tiers.accounts(principal, address)
-        return Grant(self, accounts, self._lease_us)
+        return Grant(self, self._tiers.accounts(principal, address), self._lease_us)
 
     async def close(self) -> None:
         if self._shared is not None:
@@ -87,10 +91,13 @@ class Limiter:
         if self._shared is not None and is_shared:
             self._shared.give_back(refunds)
 
-    def report(self, check: BudgetCheck, n: int) -> None:
-        """What was spent of a budget while Redis was away."""
-        if self._shared is not None and n:
-            self._shared.give_back([Refund(check, -n)])
+    def settle(self, checks: Sequence[Check], *, n_spent: int, is_shared: bool) -> None:
+        """Give back what was taken for tokens and not spent; what was spent beyond it is taken, whatever the
+        limit. What was spent of a budget while Redis was away is told to it later."""
+        refunds = [Refund(check, check.n - n_spent) for check in checks if not isinstance(check, LeaseCheck)]
+        self.give_back([refund for refund in refunds if refund.n], is_shared=is_shared)
+        if self._shared is not None and not is_shared and n_spent:
+            self._shared.give_back([Refund(c, -n_spent) for c in checks if isinstance(c, BudgetCheck)])
 
     def now_s(self) -> float:
         return self._clock()
@@ -122,82 +129,75 @@ class Limiter:
 
 
 class Grant:
-    """What one request has taken. Entering takes the request and a place; leaving gives back the place, and
-    the tokens that were reserved and not spent."""
+    """What one request may do. Entering takes the request and a place; leaving gives back the place."""
 
     def __init__(self, limiter: Limiter, accounts: Sequence[Account], lease_us: float) -> None:
         self._limiter = limiter
         self._accounts = accounts
+        self._lease = secrets.token_hex(8)
         self._lease_us = lease_us
-        self._held: list[tuple[Check, bool]] = []
+        self._place: list[Refund] = []
+        self._is_shared = False
         self._verdicts: list[Verdict] = []
-        self._n_reserved = 0
-        self._n_spent = 0
 
-    async def __aenter__(self) -> Self:
+    async def enter(self) -> None:
         """Raises RateLimited."""
-        lease = secrets.token_hex(8)
-        await self._take([c for each in self._accounts for c in each.entry(lease, self._lease_us)])
-        return self
+        checks = [check for each in self._accounts for check in each.entry(self._lease, self._lease_us)]
+        self._is_shared = await self._take(checks)
+        self._place = [Refund(check) for check in checks if isinstance(check, LeaseCheck)]
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._settle()
+    def leave(self) -> None:
+        """Once, after `enter`."""
+        if self._place:
+            self._limiter.give_back(self._place, is_shared=self._is_shared)
 
-    async def reserve(self, n_tokens: int) -> None:
-        """Before a generation: the tokens of its prompt, and the most that it may generate. Adds to what is
-        reserved already.
+    @asynccontextmanager
+    async def tokens(self, n: int) -> AsyncIterator[Reservation]:
+        """For one generation, `n` tokens: those of its prompt, and the most that it may generate. What is not
+        spent of them is given back at the end, also if that is after the request's.
 
         Raises RateLimited, BudgetSpent, and InvalidRequest for more than could ever be allowed.
         """
         for each in self._accounts:
             most = each.limits.most_tokens
-            if most is not None and n_tokens > most:
+            if most is not None and n > most:
                 raise InvalidRequest(
-                    f"this asks for up to {n_tokens} tokens, prompt included, and {most} are allowed at "
-                    "most: shorten the prompt, or ask for fewer max_tokens"
+                    f"this may take {n} tokens, prompt included, and {most} are allowed at most: shorten the "
+                    "prompt, or ask for fewer max_tokens"
                 )
         now_s = self._limiter.now_s()
-        await self._take([c for each in self._accounts for c in each.tokens(n_tokens, now_s)])
-        self._n_reserved += n_tokens
-
-    def spend(self, n_tokens: int) -> None:
-        """Tokens that were used: of the prompt, once it has been read; and as they are generated."""
-        self._n_spent += n_tokens
+        checks = [check for each in self._accounts for check in each.tokens(n, now_s)]
+        is_shared = await self._take(checks)
+        reservation = Reservation()
+        try:
+            yield reservation
+        finally:
+            self._limiter.settle(checks, n_spent=reservation.n_spent, is_shared=is_shared)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What the answer says about the limits, also when they refused the request."""
         return rate_headers(self._verdicts)
 
-    async def _take(self, checks: Sequence[Check]) -> None:
+    async def _take(self, checks: Sequence[Check]) -> bool:
+        """Whether they were taken from what all gateways share."""
         if not checks:
-            return
+            return False
         verdict, is_shared = await self._limiter.take(checks)
         self._verdicts.append(verdict)
         if verdict.denied:
             raise _refusal(verdict)
-        self._held += [(check, is_shared) for check in checks]
+        return is_shared
 
-    def _settle(self) -> None:
-        """Once. What is spent beyond all reservations is taken, too, whatever the limit."""
-        held, self._held = self._held, []
-        unspent = self._n_reserved - self._n_spent
-        left: dict[str, int] = {}
-        refunds: dict[bool, list[Refund]] = {True: [], False: []}
-        for check, is_shared in held:
-            if isinstance(check, LeaseCheck):
-                refunds[is_shared].append(Refund(check))
-            elif check.reason != "requests":
-                back = min(left.get(check.key, unspent), check.n)
-                left[check.key] = left.get(check.key, unspent) - back
-                if back:
-                    refunds[is_shared].append(Refund(check, back))
-                if isinstance(check, BudgetCheck) and not is_shared:
-                    self._limiter.report(check, check.n - back)
-        for is_shared, those in refunds.items():
-            if those:
-                self._limiter.give_back(those, is_shared=is_shared)
+
+@dataclass(slots=True)
+class Reservation:
+    """Tokens that were taken before it was known how many there will be."""
+
+    n_spent: int = 0
+
+    def spend(self, n: int) -> None:
+        """Count tokens that were used: of the prompt, and as they are generated."""
+        self.n_spent += n
 
 
 def _refusal(verdict: Verdict) -> RateLimited:

@@ -38,9 +38,10 @@ def view_of(request: Request) -> FleetView:
 def answers_of(request: Request, results: list[CacheResult] | None = None) -> Answers:
     """The caller's way to answers, as its headers want it. Where each came from is added to `results`, by
     default those that the response's headers show. Raises EngineNotReady unless requests are served."""
-    shown = context_of(request.scope).cache_results if results is None else results
+    context = context_of(request.scope)
+    shown = context.cache_results if results is None else results
     tenant = principal_of(request.scope).tenant
-    return runtime_of(request).answers(tenant, policy_of(request.headers), shown)
+    return runtime_of(request).answers(tenant, policy_of(request.headers), shown, context.grant)
 
 
 _REASONS = {
@@ -54,6 +55,7 @@ _REASONS = {
     415: "Not a type that this endpoint reads",
     421: "This server does not answer for that host name",
     422: "The body does not fit the schema",
+    429: "More than the caller's limits allow; see Retry-After",
     500: "Something went wrong on the server",
     503: "Not ready, overloaded, or stopped; see Retry-After",
     504: "The request ran past its deadline",
@@ -67,7 +69,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 ON_EVERY_PATH = (400, 421, 500)
-ON_GUARDED = (*ON_EVERY_PATH, 401, 403, 503)
+ON_GUARDED = (*ON_EVERY_PATH, 401, 403, 429, 503)
 """503 is also for credentials that cannot be checked."""
 ON_POST = (*ON_GUARDED, 404, 408, 413, 422, 504)
 
