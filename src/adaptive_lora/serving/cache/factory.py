@@ -85,7 +85,7 @@ def _make_store(settings: CacheSettings, metrics: CacheMetrics, redis: Redis | N
 
         return RedisStore(redis, settings.ttl)
     store = MemoryStore(settings.max_bytes, settings.ttl, on_evict=metrics.evicted)
-    metrics.watch(n_bytes=lambda: store.n_bytes, n_entries=lambda: len(store))
+    metrics.watch(n_bytes=lambda: store.n_bytes, n_entries=lambda: store.n_entries)
     return store
 
 

@@ -41,7 +41,8 @@ class MemoryStore:
         self._entries: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self.n_bytes = 0
 
-    def __len__(self) -> int:
+    @property
+    def n_entries(self) -> int:
         return len(self._entries)
 
     def read(self, key: bytes) -> bytes | None:
