@@ -90,6 +90,8 @@ class Accounting:
                     "confidence": round(plan.decision.confidence, 4),
                     "decision": plan.summary,
                 }
+            if len(context.cache_results) == 1:
+                extra["cache"] = context.cache_results[0]
             if context.client_request_id:
                 extra["client_request_id"] = context.client_request_id
             _access.info("%s %s %d", scope["method"], route, code, extra=extra)
