@@ -182,13 +182,13 @@ def queue_ticket(request_id: str, adapter_id: str, number: int) -> Ticket:
 
 def test_evictions_take_who_is_idle_the_longest():
     queue = AdmissionQueue(n_slots=2, n_places=1)
-    evicted = []
-    for request_id, adapter_id in enumerate("abaca"):
+    rounds = []
+    for request_id, adapter_id in enumerate("abacab"):
         queue.add(str(request_id), adapter_id)
         admission = queue.next()
-        evicted.append(admission.evicted)
+        rounds.append((admission.is_hit, admission.evicted))
         queue.release(admission.ticket)
-    assert evicted == [None, None, None, "b", None]
+    assert rounds == [(False, None), (False, None), (True, None), (False, "b"), (True, None), (False, "c")]
 
 
 def test_what_the_engine_says_of_its_slots_counts():
