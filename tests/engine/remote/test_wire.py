@@ -86,19 +86,23 @@ async def test_a_cut_stream_is_never_a_finished_one(sent, data):
         pytest.fail("it ended as if it were whole")
 
 
-def every(kind: type[AdaptiveLoraError]):
-    yield kind
-    for child in kind.__subclasses__():
-        yield from every(child)
+KINDS = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, wire.OF_ENGINES)
+]
 
 
-@pytest.mark.parametrize("kind", sorted(set(every(errors.AdaptiveLoraError)), key=lambda k: k.code))
+@pytest.mark.parametrize("kind", KINDS)
 async def test_an_error_arrives_as_what_it_was(kind):
     error = wire.read_error(wire.error_body(kind("what to do")))
     assert (type(error), error.message) == (kind, "what to do")
     with pytest.raises(kind, match="what to do"):
         async for _ in wire.read_chunks(pieces(wire.error_event(kind("what to do")), 7)):
             pass
+
+
+@pytest.mark.parametrize("code", ["rate_limit_exceeded", "internal_error", "no_such_code", 7, None])
+def test_other_errors_are_none_that_a_worker_may_raise(code):
+    assert wire.read_error(json.dumps({"error": {"code": code, "message": "x"}}).encode()) is None
 
 
 @given(st.binary() | json_value.map(lambda value: json.dumps(value).encode()))

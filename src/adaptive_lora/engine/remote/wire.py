@@ -21,7 +21,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adaptive_lora.errors import AdaptiveLoraError, EngineError
+from adaptive_lora.errors import (
+    AdapterError,
+    AdaptiveLoraError,
+    Conflict,
+    EngineError,
+    InvalidRequest,
+    NotFound,
+    StorageError,
+)
 from adaptive_lora.types import GenerateRequest, Prompt, Residency, TokenChunk, TokenLogprob
 
 PREFIX = "/adaptive-lora/v1"
@@ -178,4 +186,7 @@ def _tree(kind: type[AdaptiveLoraError]) -> Iterator[type[AdaptiveLoraError]]:
         yield from _tree(child)
 
 
-_KINDS = {kind.code: kind for kind in _tree(AdaptiveLoraError)}
+OF_ENGINES = (InvalidRequest, NotFound, AdapterError, Conflict, StorageError, EngineError)
+"""What a worker may say went wrong. Who the caller is and what he may do is none of its business."""
+
+_KINDS = {kind.code: kind for root in OF_ENGINES for kind in _tree(root)}
