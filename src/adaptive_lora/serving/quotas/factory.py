@@ -19,8 +19,8 @@ def make_redis(settings: Settings, metrics: Metrics) -> Redis | None:
     if settings.redis.url is None:
         if settings.redis.sentinels:
             raise SettingsError(
-                "redis.sentinels is set, and redis.url is not: set it to redis://, the Sentinels' name for the "
-                "primary, and /0"
+                "redis.sentinels is set, and redis.url is not: set it to redis://, the Sentinels' name for "
+                "the primary, and /0"
             )
         return None
     from adaptive_lora.serving.redis import Redis

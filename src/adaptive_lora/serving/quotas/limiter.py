@@ -146,10 +146,16 @@ class Grant:
         self._is_shared = await self._take(checks)
         self._place = [Refund(check) for check in checks if isinstance(check, LeaseCheck)]
 
+    @property
+    def has_place(self) -> bool:
+        """Whether it counts as one of the requests in flight."""
+        return bool(self._place)
+
     def leave(self) -> None:
-        """Once, after `enter`."""
+        """After `enter`; again is harmless."""
         if self._place:
             self._limiter.give_back(self._place, is_shared=self._is_shared)
+            self._place = []
 
     @asynccontextmanager
     async def tokens(self, n: int) -> AsyncIterator[Reservation]:

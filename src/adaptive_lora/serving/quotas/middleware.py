@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaptive_lora.errors import RateLimited
 from adaptive_lora.serving.addresses import ClientAddresses
@@ -34,7 +34,14 @@ class RateLimits:
         except RateLimited as error:
             await response_of(error, context.request_id)(scope, receive, send)
             return
+
+        async def send_and_leave(message: Message) -> None:
+            """The place is free before the caller can know: its next request may go to another gateway."""
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                grant.leave()
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_and_leave if grant.has_place else send)
         finally:
             grant.leave()

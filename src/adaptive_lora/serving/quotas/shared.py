@@ -1,6 +1,6 @@
 """What has been taken, in Redis: the limits of several gateways together.
 
-Taking is one round trip. Giving back is collected, and sent in the background: no request waits for it. A
+Taking is one round trip. Giving back happens in the background, in batches: no request waits for it. A
 script that Redis finds in a socket after it was frozen does nothing, since it brings the time until which it
 may run; a batch that is sent twice counts once.
 """
@@ -27,8 +27,6 @@ from adaptive_lora.serving.redis import PREFIX, Redis
 
 _log = logging.getLogger(__name__)
 
-COLLECT_S: Final = 0.005
-"""How long refunds are collected before they are sent together."""
 MAX_BATCH: Final = 256
 RETRY_S: Final = 0.2
 KEEP_BUDGET_MS: Final = 86_400_000
@@ -71,7 +69,7 @@ class SharedLedger:
         return Verdict(tuple(checks), tuple(map(float, readings)), now_us)
 
     def give_back(self, refunds: Sequence[Refund]) -> None:
-        """Soon, or when Redis answers again."""
+        """In a moment, or when Redis answers again."""
         for refund in refunds:
             self._refunds.add(refund)
         if self._refunds and (self._flushing is None or self._flushing.done()):
@@ -81,13 +79,13 @@ class SharedLedger:
         """Give back what can be given back now."""
         if self._flushing is not None:
             try:
-                async with asyncio.timeout(2 * self._redis.timeout_s + COLLECT_S):
+                async with asyncio.timeout(2 * self._redis.timeout_s):
                     await asyncio.gather(self._flushing, return_exceptions=True)
             except TimeoutError:
                 _log.warning("limits: Redis was away; what requests gave back last is not counted there")
 
     async def _flush(self) -> None:
-        await asyncio.sleep(COLLECT_S)
+        """At once; what comes while a batch is on its way goes with the next."""
         while self._refunds:
             batch, self._refunds = self._refunds.split(MAX_BATCH)
             await self._deliver(*batch.script_arguments())
