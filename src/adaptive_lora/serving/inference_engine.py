@@ -8,8 +8,8 @@
     answer = generate(query, params)
     cache.set(query, params, answer)
 
-The server does not need it: `inference.cache_enabled` switches on a cache of its own (`serving.cache`), which has
-the same keys, codec and memory, and besides knows tenants, adapter versions and streams.
+The server does not need it: `inference.cache_enabled` switches on a cache of its own (`serving.cache`), which
+has the same keys, codec and memory, and besides knows tenants, adapter versions and streams.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RedisClient(Protocol):
 
 
 class InferenceCache:
-    """Exact match: an answer is found again for the same query and the same parameters, all of them. Blocking.
+    """Exact match: an answer is found again for the same query and all of the same parameters. Blocking.
 
     What makes two requests differ must be among the parameters: model, adapter version, tenant. Give only
     repeatable requests to it (temperature 0, or a seed).

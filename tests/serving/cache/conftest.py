@@ -141,7 +141,9 @@ class Reader:
                 self.chunks.append(chunk)
 
 
-def request_of(prompt: str = "hello", *, adapter_id: str | None = None, **sampling: object) -> GenerateRequest:
+def request_of(
+    prompt: str = "hello", *, adapter_id: str | None = None, **sampling: object
+) -> GenerateRequest:
     return GenerateRequest("r1", prompt, SamplingConfig(**sampling), adapter_id)  # type: ignore[arg-type]
 
 

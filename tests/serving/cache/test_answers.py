@@ -9,6 +9,7 @@ import pytest
 
 from adaptive_lora.errors import (
     AdaptiveLoraError,
+    BudgetSpent,
     DeadlineExceeded,
     EngineDead,
     EngineNotReady,
@@ -20,6 +21,7 @@ from adaptive_lora.errors import (
 from adaptive_lora.serving.cache.answers import CachePolicy
 from adaptive_lora.serving.cache.store import MemoryStore
 from tests.serving.cache.conftest import ANSWER, Gateway, make_gateway, request_of, settle
+from tests.serving.conftest import until
 
 
 async def test_an_answer_is_generated_once_and_comes_back_chunk_by_chunk(gateway: Gateway) -> None:
@@ -151,7 +153,7 @@ async def test_the_last_one_that_leaves_stops_the_generation(gateway: Gateway) -
 async def test_one_that_leaves_at_once_stops_it_too(gateway: Gateway) -> None:
     """Before the generation's task has run for the first time."""
     reader = gateway.ask()
-    while not gateway.engine.generations:
+    while not gateway.engine.generations:  # noqa: ASYNC110 - the very next moment is what is tested
         await asyncio.sleep(0)
     await reader.leave()
     await settle()
@@ -201,6 +203,21 @@ async def test_it_is_tried_once_more_only(gateway: Gateway) -> None:
         with pytest.raises(WorkerLost):
             await reader.task
     assert len(gateway.engine.generations) == 2
+
+
+async def test_anothers_limit_is_nobody_elses(gateway: Gateway) -> None:
+    """However many of those who started it were refused, the one that may gets its answer."""
+    refused, may = [gateway.ask() for _ in range(4)], gateway.ask()
+    await settle()
+    for n, reader in enumerate(refused):
+        gateway.engine.generations[n].fail(BudgetSpent("x", retry_after_s=1.0))
+        await settle()
+        with pytest.raises(BudgetSpent):
+            await reader.task
+    gateway.engine.generations[4].say(*ANSWER)
+    gateway.engine.generations[4].end()
+    await may.task
+    assert (may.result, tuple(may.chunks)) == ("miss", ANSWER)
 
 
 async def test_nobody_reads_anything_twice(gateway: Gateway) -> None:
@@ -286,8 +303,7 @@ async def test_an_answer_that_is_too_large_is_answered_and_not_kept(gateway: Gat
         await reader.task
         assert reader.result == "miss"
         assert [chunk.text for chunk in reader.chunks[:-1]] == long
-        while gateway.cache._flights:  # it is packed in a thread
-            await asyncio.sleep(0.01)
+        await until(lambda: not gateway.cache._flights)  # it is packed in a thread
     assert gateway.count("cache_writes_total", outcome="too_large") == 2
 
 
@@ -302,8 +318,7 @@ async def test_a_long_answer_comes_back_through_a_thread(gateway: Gateway) -> No
         await reader.task
         assert reader.result == expected
         assert reader.chunks == answer
-        while gateway.cache._flights:
-            await asyncio.sleep(0.01)
+        await until(lambda: not gateway.cache._flights)
 
 
 @pytest.mark.parametrize("seed", range(20))

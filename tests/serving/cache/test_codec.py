@@ -24,9 +24,9 @@ chunks = st.builds(
     st.integers(0, 9),
     st.integers(0, 9999),
     st.none()
-    | st.lists(
-        st.builds(TokenLogprob, text, logprobs, st.lists(st.tuples(text, logprobs)).map(tuple))
-    ).map(tuple),
+    | st.lists(st.builds(TokenLogprob, text, logprobs, st.lists(st.tuples(text, logprobs)).map(tuple))).map(
+        tuple
+    ),
     st.sampled_from([None, "stop", "length"]),
 )
 

@@ -21,7 +21,7 @@ from typing import Final, Literal
 from adaptive_lora.agents.orchestrator import Orchestrator
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.engine.collect import collect
-from adaptive_lora.errors import AdaptiveLoraError, RequestAborted
+from adaptive_lora.errors import AdaptiveLoraError, RateLimited, RequestAborted
 from adaptive_lora.serving.cache.codec import Codec, Undecodable
 from adaptive_lora.serving.cache.flight import Chunks, Flight
 from adaptive_lora.serving.cache.key import KeyMaker, ModelIdentity
@@ -110,8 +110,9 @@ class AnswerCache:
         """The kept answer; or the generation that runs for it, which this request starts if there is none."""
         result: CacheResult = "miss"
         n_tokens = 0
+        retries = 1
         try:
-            for may_retry in (True, False):
+            while True:
                 kept = None if key in self._flights else await self._read(key)
                 if kept is not None:
                     result, chunks = "hit", _replay(kept)
@@ -127,14 +128,15 @@ class AnswerCache:
                             yield chunk
                     return
                 except AdaptiveLoraError as error:
-                    if result == "miss" or n_tokens or not may_retry or not self._is_anothers(error):
+                    if result == "miss" or n_tokens or self._is_closed:
                         raise
+                    # What befell the request whose generation was shared need not befall this one.
+                    if not isinstance(error, RateLimited):  # another caller's limit
+                        if not retries or not (error.retryable or isinstance(error, RequestAborted)):
+                            raise
+                        retries -= 1
         finally:
             self._metrics.requested(result, saved_tokens=0 if result == "miss" else n_tokens)
-
-    def _is_anothers(self, error: AdaptiveLoraError) -> bool:
-        """Whether what befell the request whose generation was shared need not befall another."""
-        return not self._is_closed and (error.retryable or isinstance(error, RequestAborted))
 
     def _fly(self, key: bytes, chunks: Chunks, deadline: float) -> Flight:
         def forget(ended: Flight) -> None:
