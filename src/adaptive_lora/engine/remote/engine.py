@@ -13,21 +13,19 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
 from adaptive_lora.engine import collect
+from adaptive_lora.engine.remote.in_flight import Aborted, Attempts, InFlight
 from adaptive_lora.engine.remote.pool import Pool
 from adaptive_lora.engine.remote.transport import WorkerFailed
 from adaptive_lora.engine.remote.worker import Ticket, Worker
 from adaptive_lora.engine.salts import check_salt
 from adaptive_lora.errors import (
     AdapterError,
-    EngineError,
     EngineNotReady,
     InvalidRequest,
-    Overloaded,
     RankTooLarge,
     UnknownAdapter,
     Unsupported,
@@ -62,7 +60,7 @@ class RemoteEngine:
         self._max_lora_rank = max_lora_rank
         self._pool = Pool(settings)
         self._state = "new"
-        self._in_flight: dict[str, _InFlight] = {}
+        self._in_flight: dict[str, InFlight] = {}
         self._ended = asyncio.Condition()
 
     @property
@@ -105,7 +103,7 @@ class RemoteEngine:
             self._known(request.adapter_id)
         if request.request_id in self._in_flight:
             raise InvalidRequest("a request with this id is running; ids must be unique")
-        running = self._in_flight[request.request_id] = _InFlight(request)
+        running = self._in_flight[request.request_id] = InFlight(request)
         try:
             async with aclosing(self._tried(request, running)) as chunks:
                 async for chunk in chunks:
@@ -115,9 +113,9 @@ class RemoteEngine:
             async with self._ended:
                 self._ended.notify_all()
 
-    async def _tried(self, request: GenerateRequest, running: _InFlight) -> AsyncGenerator[TokenChunk, None]:
+    async def _tried(self, request: GenerateRequest, running: InFlight) -> AsyncGenerator[TokenChunk, None]:
         """On one worker after another, until the first token."""
-        attempts = _Attempts(self._settings.max_attempts)
+        attempts = Attempts(self._settings.max_attempts)
         while True:
             try:
                 async with running.interruptible(None):
@@ -128,7 +126,7 @@ class RemoteEngine:
                     async for chunk in chunks:
                         yield chunk
                 return
-            except _Aborted:
+            except Aborted:
                 for chunk in running.aborted_chunks():
                     yield chunk
                 return
@@ -148,7 +146,7 @@ class RemoteEngine:
                 attempts.count(worker, refused)
 
     async def _streamed(
-        self, request: GenerateRequest, running: _InFlight, worker: Worker
+        self, request: GenerateRequest, running: InFlight, worker: Worker
     ) -> AsyncGenerator[TokenChunk, None]:
         """The chunks that one worker gives. Raises WorkerFailed when it keeps one waiting."""
         ticket = Ticket(worker, request.adapter_id, _n_tokens(request.prompt, request.sampling))
@@ -196,7 +194,7 @@ class RemoteEngine:
 
     async def _asked(self, adapter_id: str | None, ask: Callable[[Worker], Awaitable[T]]) -> T:
         """One answer, from one worker after another."""
-        attempts = _Attempts(self._settings.max_attempts)
+        attempts = Attempts(self._settings.max_attempts)
         while True:
             worker = await self._pool.choose(uuid.uuid4().hex, adapter_id, attempts.failed)
             try:
@@ -295,7 +293,7 @@ class RemoteEngine:
 
     async def _at_home(self, adapter_id: str, act: Callable[[Worker], Awaitable[None]]) -> None:
         """Do something on the adapter's home; if that fails, on its next one."""
-        attempts = _Attempts(self._settings.max_attempts)
+        attempts = Attempts(self._settings.max_attempts)
         while True:
             worker = await self._pool.home(adapter_id, attempts.failed)
             try:
@@ -365,99 +363,6 @@ class RemoteEngine:
 
 
 _NEARNESS: Sequence[Residency] = ("slot", "host", "disk")
-
-
-class _Aborted(Exception):
-    """Somebody called `abort`."""
-
-
-@dataclass(slots=True)
-class _InFlight:
-    """One request while it runs: how far it is, and how to stop it."""
-
-    request: GenerateRequest
-    started: bool = False
-    n_prompt_tokens: int = 0
-    unfinished: set[int] = field(default_factory=set)
-    _is_aborted: bool = False
-    _timer: asyncio.Timeout | None = None
-
-    def __post_init__(self) -> None:
-        self.unfinished = set(range(max(self.request.sampling.n, 1)))  # workers refuse less than one
-
-    @property
-    def adapter_id(self) -> str | None:
-        return self.request.adapter_id
-
-    def add(self, chunk: TokenChunk) -> None:
-        self.started = True
-        self.n_prompt_tokens = chunk.n_prompt_tokens
-        if chunk.finish_reason is not None:
-            self.unfinished.discard(chunk.index)
-
-    def abort(self) -> None:
-        self._is_aborted = True
-        if self._timer is not None:
-            self._timer.reschedule(asyncio.get_running_loop().time())
-
-    def aborted_chunks(self) -> list[TokenChunk]:
-        return [
-            TokenChunk(index, "", 0, self.n_prompt_tokens, finish_reason="abort")
-            for index in sorted(self.unfinished)
-        ]
-
-    def interruptible(self, limit_s: float | None) -> _Interruptible:
-        return _Interruptible(self, limit_s)
-
-
-class _Interruptible:
-    """A wait that ends in WorkerFailed after `limit_s`, and in _Aborted when its request is aborted."""
-
-    def __init__(self, running: _InFlight, limit_s: float | None) -> None:
-        self._running = running
-        self._limit_s = limit_s
-        self._timer = asyncio.timeout(limit_s)
-
-    async def __aenter__(self) -> None:
-        if self._running._is_aborted:
-            raise _Aborted
-        await self._timer.__aenter__()
-        self._running._timer = self._timer
-
-    async def __aexit__(self, *error: object) -> None:
-        self._running._timer = None
-        try:
-            await self._timer.__aexit__(*error)  # type: ignore[arg-type]
-        except TimeoutError:
-            if self._running._is_aborted:
-                raise _Aborted from None
-            raise WorkerFailed(f"it gave nothing for {self._limit_s:g} s") from None
-
-
-class _Attempts:
-    """How often one request was tried, and where it failed."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._n = 0
-        self.failed: set[Worker] = set()
-
-    def count(self, worker: Worker | None, error: WorkerFailed | UnknownAdapter | AdapterError) -> None:
-        """Raises what the caller should read if that was the last attempt. `worker`: do not ask it again."""
-        self._n += 1
-        if worker is not None:
-            self.failed.add(worker)
-        if self._n < self._limit:
-            return
-        if isinstance(error, UnknownAdapter):
-            raise EngineError("a worker keeps losing the adapter; see the log") from error
-        if not isinstance(error, WorkerFailed):
-            raise error
-        if error.blameless:
-            raise Overloaded("all workers are busy; retry in a moment") from error
-        raise EngineNotReady(
-            f"{self._n} workers failed, the last one so: {error.reason}; retry in a moment"
-        ) from error
 
 
 def _not_there(adapter_id: str, unknown: UnknownAdapter) -> AdapterError:
