@@ -20,7 +20,13 @@ from adaptive_lora.errors import BundleError, SettingsError, WrongBase
 from adaptive_lora.serving import loading
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
-from tests.settings import test_effect_admission, test_effect_limits, test_effect_storage, test_effect_workers  # noqa: F401 - they declare keys
+from tests.settings import (  # noqa: F401 - they declare keys
+    test_effect_admission,
+    test_effect_cache,
+    test_effect_limits,
+    test_effect_storage,
+    test_effect_workers,
+)
 from tests.settings.effects import TESTED, key, serving, settings_of
 
 
@@ -215,21 +221,6 @@ async def test_streaming_can_be_switched_off(enabled: bool, status: int) -> None
 async def test_metrics_can_be_switched_off(enabled: bool, status: int) -> None:
     async with serving(monitoring={"prometheus_enabled": enabled}) as client:
         assert (await client.get("/metrics")).status_code == status
-
-
-@key(
-    "inference.cache_enabled",
-)
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("inference.cache_enabled", True),
-    ],
-)
-def test_a_key_of_a_later_release_warns(name: str, value: object) -> None:
-    warnings = load_settings(environ={}, flags={name: value}).warnings
-    assert len(warnings) == 1
-    assert f"{name} is not active yet" in warnings[0]
 
 
 def agent(name: str, *examples: str) -> AdapterVersion:
