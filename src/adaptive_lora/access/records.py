@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-AuditAction = Literal["key.mint", "key.revoke", "token.mint", "token.revoke"]
+AuditAction = Literal["key.mint", "key.revoke", "token.revoke"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ MAX_TOKEN_CHARS = 8_192
 MAX_SUBJECT_CHARS = 255
 MAX_AGENTS = 256
 
+_COMPACT = re.compile(r"(?:[A-Za-z0-9_-]+\.){2}[A-Za-z0-9_-]+")
+"""Three parts in base64url, without padding: RFC 7515, section 3.1."""
 _WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _NOT_BELIEVED = frozenset({"jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "crit", "b64", "zip", "enc"})
 """Header fields that say how the token wants to be verified."""
@@ -50,16 +52,16 @@ class TokenVerifier:
         Costs a signature's check. Raises Unauthenticated, whose message tells the caller what to mend and an
         attacker nothing.
         """
-        if len(token) > MAX_TOKEN_CHARS:
-            raise Unauthenticated(f"the token is longer than {MAX_TOKEN_CHARS} characters")
+        if len(token) > MAX_TOKEN_CHARS or not _COMPACT.fullmatch(token):
+            raise Unauthenticated("the credential is neither an API key nor a token")
         self.keyring.look()
         try:
             claims = self._claims(token)
+            principal = _principal(claims)
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("the token has expired: get a new one") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             raise Unauthenticated("the token is not valid here") from None
-        principal = _principal(claims)
         return principal, float(claims["exp"]) + self._leeway_s
 
     def _claims(self, token: str) -> Mapping[str, Any]:
