@@ -8,6 +8,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,7 @@ from adaptive_lora.serving.quotas.ledger import Ledger, Refund
 from adaptive_lora.serving.quotas.shared import SharedLedger
 from adaptive_lora.serving.redis import PREFIX, Redis
 from adaptive_lora.settings import RedisSettings
-from tests.redis_servers import RedisServer, a_server
+from tests.redis_servers import RedisServer, a_server, encrypted_server, skip_without
 from tests.serving.conftest import until
 from tests.serving.quotas.test_rates import NOW, rate
 
@@ -271,6 +272,25 @@ async def test_what_is_full_is_forgotten(redis_server: RedisServer) -> None:
             keys = client.keys("*")
             assert len(keys) == 4
             assert all(0 < client.pttl(key) <= 86_402_000 for key in keys)
+
+
+async def test_the_documented_rights_are_enough(tmp_path: Path) -> None:
+    skip_without("redis-server")
+    server, url, ca_file = encrypted_server(tmp_path)
+    redis = Redis(RedisSettings(url=SecretStr(url), timeout=5.0, ca_file=ca_file))
+    ledger = SharedLedger(redis)
+    try:
+        checks: list[Check] = [
+            rate(60, 10), BudgetCheck("month", 5, 10, 1e6), LeaseCheck("places", "a", 1, 5e6)
+        ]  # fmt: skip
+        assert not (await ledger.take(checks)).denied
+        ledger.give_back([Refund(check, 1) for check in checks])
+        await settled(ledger)
+        assert (await ledger.take(checks)).readings[1:] == (4.0, 0.0)
+        assert ledger.is_up
+    finally:
+        await redis.close()
+        server.close()
 
 
 async def test_scripts_are_known_again_after_a_restart(redis_server: RedisServer) -> None:

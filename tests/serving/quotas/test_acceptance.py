@@ -1,0 +1,28 @@
+"""The limits hold across processes: benchmarks/bench_limits.py, in full."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.redis_servers import skip_without
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.mark.acceptance
+def test_four_gateways_hold_ten_tenants_at_five_times_their_limit() -> None:
+    """More than allowed is impossible on any machine; less, by more than 2 %, on one that keeps up."""
+    skip_without("redis-server")
+    command = [sys.executable, str(BENCHMARKS / "bench_limits.py")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert len(result["accepted"]) == 10
+    assert 0.98 <= result["accepted_ratio"]["least"]
+    assert result["accepted_ratio"]["most"] <= 1.0
+    assert result["budget_spent"] <= result["budget"]
+    assert result["budget_spent"] > result["budget"] - result["largest_request_tokens"]
