@@ -22,7 +22,7 @@ def test_four_gateways_hold_ten_tenants_at_five_times_their_limit() -> None:
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(run.stdout.splitlines()[-1])
     assert len(result["accepted"]) == 10
-    assert 0.98 <= result["accepted_ratio"]["least"]
+    assert result["accepted_ratio"]["least"] >= 0.98
     assert result["accepted_ratio"]["most"] <= 1.0
     assert result["budget_spent"] <= result["budget"]
     assert result["budget_spent"] > result["budget"] - result["largest_request_tokens"]
