@@ -38,7 +38,7 @@ async def test_answers_are_kept_for_the_configured_time() -> None:
     async with serving(inference={"cache_enabled": True}, cache={"ttl": 0.1}) as client:
         await ask(client)
         async with asyncio.timeout(60):
-            while await ask(client) != "miss":
+            while await ask(client) != "miss":  # noqa: ASYNC110 - it is a server's state
                 await asyncio.sleep(0.02)
 
 
@@ -64,7 +64,9 @@ async def test_large_answers_are_not_kept() -> None:
             ({"max_tokens": 2000, "ignore_eos": True}, "miss"),
         ):
             await ask(client, **options)
-            assert await ask(client, **options) == second
+            while (result := await ask(client, **options)) == "shared":
+                pass  # the one before is still being packed
+            assert result == second
 
 
 @key("cache.secret")
