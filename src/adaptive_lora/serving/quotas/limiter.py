@@ -86,7 +86,8 @@ class Limiter:
 
     def give_back(self, refunds: Sequence[Refund], *, is_shared: bool) -> None:
         """`refunds` are of checks as they were given to `take`."""
-        mine = [Refund(refund.check.share(self._replicas), refund.n) for refund in refunds]
+        shares = self._shares([refund.check for refund in refunds])
+        mine = [Refund(check, refund.n) for check, refund in zip(shares, refunds, strict=True)]
         self._own.give_back(mine, self._now_us())
         if self._shared is not None and is_shared:
             self._shared.give_back(refunds)
@@ -105,8 +106,8 @@ class Limiter:
     def _now_us(self) -> float:
         return (self._clock() - EPOCH_S) * 1e6
 
-    def _shares(self, checks: Sequence[Check]) -> list[Check]:
-        return [check.share(self._replicas) for check in checks]
+    def _shares(self, checks: Sequence[Check]) -> Sequence[Check]:
+        return checks if self._replicas == 1 else [check.share(self._replicas) for check in checks]
 
     def _count_along(self, verdict: Verdict) -> None:
         now_us = self._now_us()

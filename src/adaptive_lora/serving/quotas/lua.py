@@ -18,15 +18,17 @@ local function store(key, arrival)
     local ttl = math.max(0, math.ceil((arrival - now) / 1000)) + {KEEP_MS}
     redis.call('SET', key, exactly(arrival), 'PX', string.format('%.0f', ttl))
 end
+local words = {{}}
+for word in string.gmatch(ARGV[1], '%S+') do words[#words + 1] = word end
 """
 
 TAKE: Final = f"""{_CLOCK}
-local deadline = tonumber(ARGV[1])
-if deadline > 0 and now > deadline then return {{'late', exactly(now)}} end
+local deadline = tonumber(words[1])
+if deadline > 0 and now > deadline then return 'late ' .. exactly(now) end
 local out = {{'taken', exactly(now)}}
 local readings = {{}}
 for i, key in ipairs(KEYS) do
-    local kind, a, b = ARGV[4 * i - 2], tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i])
+    local kind, a, b = words[4 * i - 2], tonumber(words[4 * i - 1]), tonumber(words[4 * i])
     local reading
     if kind == 'rate' then
         reading = tonumber(redis.call('GET', key) or 0)
@@ -46,9 +48,10 @@ for i, key in ipairs(KEYS) do
     readings[i] = reading
     out[i + 2] = exactly(reading)
 end
-if out[1] == 'denied' then return out end
+if out[1] == 'denied' then return table.concat(out, ' ') end
 for i, key in ipairs(KEYS) do
-    local kind, a, b, c = ARGV[4 * i - 2], tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i]), ARGV[4 * i + 1]
+    local kind, a, b = words[4 * i - 2], tonumber(words[4 * i - 1]), tonumber(words[4 * i])
+    local c = words[4 * i + 1]
     if kind == 'rate' then
         if a > 0 then store(key, math.max(readings[i], now) + a) end
     elseif kind == 'lease' then
@@ -59,16 +62,17 @@ for i, key in ipairs(KEYS) do
         redis.call('PEXPIRE', key, c)
     end
 end
-return out
+return table.concat(out, ' ')
 """
-"""KEYS: one per check. ARGV: until when it may run (the server's time; 0: for ever), then four per check:
-rate, cost, tolerance, -; lease, limit, lifetime, lease; budget, n, limit, milliseconds to keep it."""
+"""KEYS: one per check. ARGV: words in one text, which costs clients less than many texts: until when it may
+run (the server's time; 0: for ever), then four per check: rate, cost, tolerance, -; lease, limit, lifetime,
+lease; budget, n, limit, milliseconds to keep it. Returns words: the outcome, the time, a reading per check."""
 
 SETTLE: Final = f"""
 if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', 600000) then return 0 end
 {_CLOCK}
 for i = 2, #KEYS do
-    local key, kind, a, b = KEYS[i], ARGV[3 * i - 5], ARGV[3 * i - 4], ARGV[3 * i - 3]
+    local key, kind, a, b = KEYS[i], words[3 * i - 5], words[3 * i - 4], words[3 * i - 3]
     if kind == 'rate' then
         local back = tonumber(a)
         local arrival = tonumber(redis.call('GET', key) or now)
@@ -83,5 +87,6 @@ for i = 2, #KEYS do
 end
 return 1
 """
-"""KEYS: the batch's own, by which a second delivery is recognised; then one per entry. ARGV: three per entry:
-rate, microseconds to give back, -; lease, lease, -; budget, change, milliseconds to keep it."""
+"""KEYS: the batch's own, by which a second delivery is recognised; then one per entry. ARGV: words in one
+text, three per entry: rate, microseconds to give back, -; lease, lease, -; budget, change, milliseconds to
+keep it."""

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 from redis.asyncio import Redis as Client
@@ -49,17 +50,16 @@ class SharedLedger:
 
     async def take(self, checks: Sequence[Check]) -> Verdict:
         keys = [PREFIX + check.key for check in checks]
-        arguments = [arg for check in checks for arg in _arguments(check)]
         deadline_us = 0.0
         if self._ahead_us is not None:
             deadline_us = time.monotonic() * 1e6 + self._ahead_us + self._redis.timeout_s * 1e6
         try:
-            outcome, now, *readings = await self._redis.call(
-                lambda client: _run(client, TAKE, keys, [repr(deadline_us), *arguments])
-            )
+            words = " ".join([repr(deadline_us), *map(_words, checks)])
+            reply: bytes = await self._redis.call(lambda client: _run(client, TAKE, keys, words))
         except RedisUnavailable:
             self._ahead_us = None
             raise
+        outcome, now, *readings = reply.split()
         now_us = float(now)
         ahead_us = now_us - time.monotonic() * 1e6
         self._ahead_us = ahead_us if self._ahead_us is None else max(ahead_us, self._ahead_us)
@@ -90,11 +90,11 @@ class SharedLedger:
             batch, self._refunds = self._refunds.split(MAX_BATCH)
             await self._deliver(*batch.script_arguments())
 
-    async def _deliver(self, keys: Sequence[str], arguments: Sequence[str]) -> None:
+    async def _deliver(self, keys: Sequence[str], words: str) -> None:
         """Until Redis has it: the batch's own key makes a second delivery harmless."""
         while True:
             try:
-                await self._redis.call(lambda client: _run(client, SETTLE, keys, arguments))
+                await self._redis.call(lambda client: _run(client, SETTLE, keys, words))
                 return
             except RedisUnavailable:
                 await asyncio.sleep(RETRY_S)
@@ -128,36 +128,40 @@ class _Batch:
         first, rest = zip(*parts, strict=True)
         return _Batch(*first), _Batch(*rest)
 
-    def script_arguments(self) -> tuple[list[str], list[str]]:
+    def script_arguments(self) -> tuple[list[str], str]:
         entries = [
-            *((key, "rate", repr(back_us), "") for key, back_us in self.rates_us.items()),
-            *((key, "budget", str(change), str(kept)) for key, (change, kept) in self.budgets.items()),
-            *((key, "lease", lease, "") for key, lease in self.leases),
+            *((key, f"rate {back_us!r} -") for key, back_us in self.rates_us.items()),
+            *((key, f"budget {change} {kept_ms}") for key, (change, kept_ms) in self.budgets.items()),
+            *((key, f"lease {lease} -") for key, lease in self.leases),
         ]
-        keys = [f"{PREFIX}settled:{secrets.token_hex(16)}", *(PREFIX + key for key, *_ in entries)]
-        return keys, [argument for _, *arguments in entries for argument in arguments]
+        keys = [f"{PREFIX}settled:{secrets.token_hex(16)}", *(PREFIX + key for key, _ in entries)]
+        return keys, " ".join(words for _, words in entries)
 
     def _kinds(self) -> tuple[dict[Any, Any], ...]:
         return self.rates_us, self.budgets, self.leases
 
 
-async def _run(client: Client, script: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
+async def _run(client: Client, script: str, keys: Sequence[str], words: str) -> Any:
     """A script by its hash; in full where Redis does not know it (the first time, and after a restart)."""
-    digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
     try:
-        return await client.evalsha(digest, len(keys), *keys, *arguments)
+        return await client.evalsha(_digest(script), len(keys), *keys, words)
     except NoScriptError:
-        return await client.eval(script, len(keys), *keys, *arguments)
+        return await client.eval(script, len(keys), *keys, words)
 
 
-def _arguments(check: Check) -> tuple[str, str, str, str]:
+@cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+def _words(check: Check) -> str:
     match check:
         case RateCheck():
-            return "rate", repr(check.cost_us), repr(check.tolerance_us), ""
+            return f"rate {check.cost_us!r} {check.tolerance_us!r} -"
         case LeaseCheck():
-            return "lease", str(check.limit), repr(check.ttl_us), check.lease
+            return f"lease {check.limit} {check.ttl_us!r} {check.lease}"
         case BudgetCheck():
-            return "budget", str(check.n), str(check.limit), str(_kept_ms(check.ttl_us))
+            return f"budget {check.n} {check.limit} {_kept_ms(check.ttl_us)}"
 
 
 def _kept_ms(ttl_us: float) -> int:
