@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from adaptive_lora.agents.names import Agent
-from adaptive_lora.agents.view import Alias, FleetView
+from adaptive_lora.agents.names import Agent, Composition
+from adaptive_lora.agents.view import MAX_RESTRICTED, Alias, FleetView
 from adaptive_lora.errors import UnknownAdapter
 from tests.agents.conftest import version_of
 
@@ -92,3 +94,45 @@ def test_an_agent_without_prod_answers_by_version_only() -> None:
 def test_an_unknown_name_says_what_there_is(name: Agent, tells: str) -> None:
     with pytest.raises(UnknownAdapter, match=tells):
         view_of(prod=Alias(OLD.version)).resolve(name, "")
+
+
+COMPOSED = Composition(((Agent("code"), 0.5), (Agent("creative"), 0.5)))
+
+
+def whole() -> FleetView:
+    view = view_of(prod=Alias(OLD.version), canary=Alias(NEW.version, 0.2))
+    pair = frozenset({"code", "creative"})
+    return replace(view, pinned=frozenset({OLD.id, OTHER.id}), compositions={pair: COMPOSED})
+
+
+def test_a_restricted_view_is_a_fleet_without_the_others() -> None:
+    view = whole().restricted_to(frozenset({"creative", "absent"}))
+    assert view.versions == {OTHER.id: OTHER}
+    assert (view.candidates, view.agents, view.pinned) == (("creative",), ("creative",), {OTHER.id})
+    assert (view.compositions, dict(view.aliases)) == ({}, {"creative": {"prod": Alias(OTHER.version)}})
+    with pytest.raises(UnknownAdapter) as caught:
+        view.resolve(Agent("code"), "")
+    assert caught.value.message == "there is no agent 'code'; agents: creative; also 'auto' and 'base'"
+
+
+def test_a_composition_needs_all_of_its_agents() -> None:
+    view = whole()
+    assert view.restricted_to(frozenset({"code", "creative"})).compositions == view.compositions
+    assert view.restricted_to(frozenset({"code"})).compositions == {}
+    assert view.restricted_to(frozenset()).versions == {}
+
+
+def test_a_restricted_view_is_made_once_and_not_kept_for_another_fleet() -> None:
+    view = whole()
+    assert view.restricted_to(None) is view
+    code = view.restricted_to(frozenset({"code"}))
+    assert view.restricted_to(frozenset({"code"})) is code
+    later = replace(view, versions={})
+    assert later.restricted_to(frozenset({"code"})).versions == {}
+
+
+def test_kept_views_are_bounded() -> None:
+    view = whole()
+    for i in range(3 * MAX_RESTRICTED):
+        view.restricted_to(frozenset({str(i)}))
+    assert len(view._restricted) <= MAX_RESTRICTED

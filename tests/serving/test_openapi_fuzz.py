@@ -1,46 +1,113 @@
-"""Schemathesis over the OpenAPI document, on a real socket: whatever arrives, no 5xx, and an answer that the
-document announces. A few dozen examples an endpoint; `make acceptance` can afford more."""
+"""Schemathesis over the OpenAPI documents, on a real socket: whatever arrives, no 5xx, and an answer that the
+document announces; with authentication off and on, and of the administrators' port. A few dozen examples an
+endpoint; `make acceptance` can afford more."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import schemathesis
-import uvicorn
+from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
 
 from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
+from adaptive_lora.serving.principal import SCOPES
+from adaptive_lora.serving.server import _Beside, _config, _Server
+from tests.serving.auth.signing import SECRET, token
 from tests.serving.conftest import KeywordRouter, settings_of
 
 N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
-
-SCHEMA = schemathesis.openapi.from_dict(
-    create_app(settings_of(), engine=FakeEngine(), router=KeywordRouter()).openapi()
-)
-# What the schema language cannot say is refused all the same: NFC, control characters, the grammar of names.
-SCHEMA.config.checks.positive_data_acceptance.enabled = False
-SCHEMA.config.checks.negative_data_rejection.expected_statuses = ["400", "404", "405", "413", "422"]
+AUTH = {"enabled": True, "jwt_secret": SECRET}
+CREDENTIAL = {"Authorization": f"Bearer {token(scope=' '.join(SCOPES), exp=int(time.time()) + 86_400)}"}
+"""As Schemathesis spells the header, which it leaves out to see whether it is looked at."""
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def app_of(**sections: Any) -> FastAPI:
     engine = FakeEngine(max_model_len=128)  # so that 128 prompts with n = 16 are soon answered
-    app = create_app(settings_of(), engine=engine, router=KeywordRouter())
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
+    return create_app(settings_of(**sections), engine=engine, router=KeywordRouter())
+
+
+def schema_of(app: FastAPI) -> Any:
+    schema = schemathesis.openapi.from_dict(app.openapi())
+    # What the schema language cannot say is refused all the same: NFC, control characters, names' grammar.
+    schema.config.checks.positive_data_acceptance.enabled = False
+    rejection = schema.config.checks.negative_data_rejection
+    rejection.expected_statuses = ["400", "401", "404", "405", "413", "422"]
+    return schema
+
+
+OPEN = schema_of(app_of())
+GUARDED = schema_of(app_of(auth=AUTH))
+ADMIN = schema_of(create_admin_app(app_of(auth=AUTH)))
+
+
+@contextmanager
+def served(**sections: Any) -> Iterator[tuple[str, str]]:
+    """URLs of the public and of the administrators' port."""
+    app = app_of(**sections)
+    server = _Server(_config(app, lifespan=True))
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    server.beside = _Beside(_config(create_admin_app(app), lifespan=False))
+    server.beside_sockets = sockets[1:]
+    thread = threading.Thread(target=server.run, args=[sockets[:1]])
     thread.start()
     while app.state.runtime.phase != "ready" or not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    public, admin = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    yield public, admin
     server.should_exit = True
     thread.join()
 
 
-@SCHEMA.parametrize()
-@settings(max_examples=N_EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served() as (public, _):
+        yield public
+
+
+@pytest.fixture(scope="module")
+def guarded_urls() -> Iterator[tuple[str, str]]:
+    with served(auth=AUTH) as urls:
+        yield urls
+
+
+untimed = settings(
+    max_examples=N_EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+@OPEN.parametrize()
+@untimed
 def test_every_operation(case: Case, url: str) -> None:
     case.call_and_validate(base_url=url)
+
+
+@GUARDED.parametrize()
+@untimed
+def test_every_operation_with_authentication(case: Case, guarded_urls: tuple[str, str]) -> None:
+    case.call_and_validate(base_url=guarded_urls[0], headers=CREDENTIAL)
+
+
+@GUARDED.parametrize()
+@untimed
+def test_every_operation_without_credentials(case: Case, guarded_urls: tuple[str, str]) -> None:
+    case.headers.pop("Authorization", None)
+    response = case.call(base_url=guarded_urls[0])
+    if case.operation.definition.raw.get("security"):
+        assert response.status_code in (400, 401, 405)
+    else:
+        assert response.status_code in (200, 400, 401, 405)
+
+
+@ADMIN.parametrize()
+@untimed
+def test_every_operation_of_administrators(case: Case, guarded_urls: tuple[str, str]) -> None:
+    case.call_and_validate(base_url=guarded_urls[1], headers=CREDENTIAL)

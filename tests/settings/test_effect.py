@@ -22,6 +22,7 @@ from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
 from tests.settings import (  # noqa: F401 - they declare keys
     test_effect_admission,
+    test_effect_auth,
     test_effect_cache,
     test_effect_limits,
     test_effect_storage,
