@@ -321,6 +321,26 @@ async def test_a_long_answer_comes_back_through_a_thread(gateway: Gateway) -> No
         await until(lambda: not gateway.cache._flights)
 
 
+@pytest.mark.parametrize("is_in_flight", [True, False])
+async def test_a_long_answer_that_is_there_holds_nobody_up(gateway: Gateway, is_in_flight: bool) -> None:
+    answer = [type(ANSWER[0])(0, "x", 1, 7)] * 6_400 + [ANSWER[2]]
+    first = gateway.ask()
+    await settle()
+    gateway.engine.generations[0].say(*answer)
+    if not is_in_flight:
+        gateway.engine.generations[0].end()
+        await first.task
+        await until(lambda: not gateway.cache._flights)
+    await until(lambda: len(first.chunks) == len(answer))
+    second = gateway.ask()
+    n_turns = 0
+    while len(second.chunks) < len(answer):
+        await asyncio.sleep(0)
+        n_turns += 1
+    assert n_turns >= 100
+    assert second.result == ("shared" if is_in_flight else "hit")
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_whoever_comes_and_goes_who_stays_gets_the_whole_answer(gateway: Gateway, seed: int) -> None:
     """Random comings and goings, tokens and failures, on three prompts; nothing is left behind."""

@@ -23,7 +23,7 @@ from adaptive_lora.agents.plan import Plan
 from adaptive_lora.engine.collect import collect
 from adaptive_lora.errors import AdaptiveLoraError, RateLimited, RequestAborted
 from adaptive_lora.serving.cache.codec import Codec, Undecodable
-from adaptive_lora.serving.cache.flight import Chunks, Flight
+from adaptive_lora.serving.cache.flight import BURST_CHUNKS, Chunks, Flight
 from adaptive_lora.serving.cache.key import KeyMaker, ModelIdentity
 from adaptive_lora.serving.cache.store import Store
 from adaptive_lora.telemetry.cache import CacheMetrics
@@ -183,7 +183,9 @@ class AnswerCache:
 
 
 async def _replay(answer: Sequence[TokenChunk]) -> Chunks:
-    for chunk in answer:
+    for i, chunk in enumerate(answer):
+        if i % BURST_CHUNKS == 0:
+            await asyncio.sleep(0)
         yield chunk
 
 

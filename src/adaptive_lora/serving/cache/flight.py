@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from types import TracebackType
+from typing import Final
 
 from adaptive_lora.errors import DeadlineExceeded, EngineNotReady
 from adaptive_lora.types import TokenChunk
@@ -20,6 +21,9 @@ from adaptive_lora.types import TokenChunk
 _log = logging.getLogger(__name__)
 
 Chunks = AsyncGenerator[TokenChunk, None]
+
+BURST_CHUNKS: Final = 64
+"""Chunks that are there already go out so many at a time: between them the event loop serves others."""
 
 
 class Flight:
@@ -55,6 +59,8 @@ class Flight:
         try:
             while True:
                 while n_read < len(self._chunks):
+                    if n_read % BURST_CHUNKS == 0:
+                        await asyncio.sleep(0)
                     n_read += 1
                     yield self._chunks[n_read - 1]
                 if self._complete:
