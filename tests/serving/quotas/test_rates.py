@@ -217,18 +217,28 @@ def test_a_share_divides_and_leaves_at_least_one() -> None:
 
 
 def test_accounts_are_bounded_and_the_full_ones_go_first() -> None:
-    ledger = Ledger(max_rates=100)
+    ledger = Ledger(max_accounts=100)
     busy = rate(1, 1, key="busy")
     ledger.take([busy], NOW)
-    for i in range(10_000):
-        ledger.take([rate(60_000, 1, key=str(i))], NOW + i * 10_000)
+    for i in range(90):
+        ledger.take([rate(60_000, 1, key=str(i))], NOW)
+    for i in range(20):
+        ledger.take([rate(1, 1, key=f"later-{i}")], NOW + 1e6)
+    assert ledger.take([busy], NOW + 1e6).denied
     assert len(ledger._arrivals_us) <= 100
-    assert not ledger.take([busy], NOW + 10_000 * 10_000).denied
-    crowd = Ledger(max_rates=100)
+
+
+@pytest.mark.parametrize("kind", ["rates", "budgets"])
+def test_a_crowd_of_callers_costs_no_more_memory(kind: str) -> None:
+    def check(i: int) -> RateCheck | BudgetCheck:
+        return rate(1, 1, key=str(i)) if kind == "rates" else BudgetCheck(str(i), 1, 1, 1e6)
+
+    ledger = Ledger(max_accounts=100)
     for i in range(1_000):
-        crowd.take([rate(1, 1, key=str(i))], NOW)
-    assert len(crowd._arrivals_us) <= 100
-    assert crowd.take([rate(1, 1, key="999")], NOW).denied
+        ledger.take([check(i)], NOW)
+        assert len(ledger._arrivals_us) + len(ledger._budgets) <= 100
+    assert ledger.take([check(999)], NOW).denied
+    assert not ledger.take([check(0)], NOW).denied
 
 
 def test_what_is_taken_elsewhere_empties_an_account_and_no_more() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from adaptive_lora.serving.quotas.checks import BudgetCheck, Check, LeaseCheck, RateCheck, Verdict
 
-MAX_RATES: Final = 50_000
-"""Accounts kept; the oldest go first. What is earned back is forgotten without loss before that."""
+T = TypeVar("T")
+
+MAX_ACCOUNTS: Final = 50_000
+"""Kept of each kind; those used longest ago go first, after those that can be forgotten without loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,8 @@ class Refund:
 class Ledger:
     """Pure state: the caller brings the time."""
 
-    def __init__(self, *, max_rates: int = MAX_RATES) -> None:
-        self._max_rates = max_rates
+    def __init__(self, *, max_accounts: int = MAX_ACCOUNTS) -> None:
+        self._max_accounts = max_accounts
         self._arrivals_us: dict[str, float] = {}
         self._leases: dict[str, set[str]] = {}
         self._budgets: dict[str, tuple[float, float]] = {}
@@ -49,7 +51,7 @@ class Ledger:
 
     def learn(self, check: BudgetCheck, used: float, now_us: float) -> None:
         """What is known from elsewhere about a budget."""
-        self._budgets[check.key] = (used, now_us + check.ttl_us)
+        self._set_budget(check.key, used, now_us + check.ttl_us, now_us)
 
     def give_back(self, refunds: Sequence[Refund], now_us: float) -> None:
         for refund in refunds:
@@ -87,18 +89,22 @@ class Ledger:
                 if n:
                     self._arrivals_us.pop(key, None)  # the dictionary's order is that of the last use
                     self._arrivals_us[key] = check.taken_us(reading, now_us)
-                    if len(self._arrivals_us) > self._max_rates:
-                        self._forget(now_us)
+                    if len(self._arrivals_us) > self._max_accounts:
+                        busy = {key: at for key, at in self._arrivals_us.items() if at > now_us}
+                        self._arrivals_us = self._newest(busy)
             case LeaseCheck(key=key, lease=lease):
                 self._leases.setdefault(key, set()).add(lease)
             case BudgetCheck(key=key, n=n, weight=weight):
-                if key not in self._budgets:
-                    self._budgets = {k: v for k, v in self._budgets.items() if v[1] > now_us}
-                self._budgets[key] = (reading + n * weight, now_us + check.ttl_us)
+                self._set_budget(key, reading + n * weight, now_us + check.ttl_us, now_us)
 
-    def _forget(self, now_us: float) -> None:
-        """Make room for a quarter more: accounts that are full again are as good as none."""
-        self._arrivals_us = {key: at for key, at in self._arrivals_us.items() if at > now_us}
-        n_kept = self._max_rates * 3 // 4
-        if len(self._arrivals_us) > n_kept:
-            self._arrivals_us = dict(list(self._arrivals_us.items())[-n_kept:])
+    def _set_budget(self, key: str, used: float, ends_us: float, now_us: float) -> None:
+        self._budgets.pop(key, None)
+        self._budgets[key] = (used, ends_us)
+        if len(self._budgets) > self._max_accounts:
+            running = {key: budget for key, budget in self._budgets.items() if budget[1] > now_us}
+            self._budgets = self._newest(running)
+
+    def _newest(self, accounts: dict[str, T]) -> dict[str, T]:
+        """Three quarters of what there is room for, at most."""
+        n_kept = self._max_accounts * 3 // 4
+        return accounts if len(accounts) <= n_kept else dict(list(accounts.items())[-n_kept:])

@@ -53,15 +53,17 @@ class Limiter:
         self._clock = clock
 
     def grant(self, principal: Principal, address: str) -> Grant:
-        """For one request of a caller, which is known by `address` if by nothing else:
+        """For one request of a caller, which is known by `address` if by nothing else.
 
-        grant = limiter.grant(principal, address)
-        await grant.enter()
-        try:
-            async with grant.tokens(n_prompt_tokens + max_tokens) as reservation:
-                reservation.spend(n_tokens)  # as they are used
-        finally:
-            grant.leave()
+            grant = limiter.grant(principal, address)
+            await grant.enter()
+            try:
+                async with grant.tokens(n_prompt_tokens + max_tokens) as reservation:
+                    reservation.spend(n_tokens)  # as they are used
+            finally:
+                grant.leave()
+
+        Nothing is taken before `enter`.
         """
         return Grant(self, self._tiers.accounts(principal, address), self._lease_us)
 

@@ -66,7 +66,8 @@ return table.concat(out, ' ')
 """
 """KEYS: one per check. ARGV: words in one text, which costs clients less than many texts: until when it may
 run (the server's time; 0: for ever), then four per check: rate, cost, tolerance, -; lease, limit, lifetime,
-lease; budget, n, limit, milliseconds to keep it. Returns words: the outcome, the time, a reading per check."""
+lease; budget, n, limit, milliseconds to keep it. Returns words: the outcome, the time, and one reading per
+check."""
 
 SETTLE: Final = f"""
 if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', 600000) then return 0 end

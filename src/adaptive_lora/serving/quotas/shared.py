@@ -53,8 +53,8 @@ class SharedLedger:
         deadline_us = 0.0
         if self._ahead_us is not None:
             deadline_us = time.monotonic() * 1e6 + self._ahead_us + self._redis.timeout_s * 1e6
+        words = " ".join([repr(deadline_us), *map(_words, checks)])
         try:
-            words = " ".join([repr(deadline_us), *map(_words, checks)])
             reply: bytes = await self._redis.call(lambda client: _run(client, TAKE, keys, words))
         except RedisUnavailable:
             self._ahead_us = None
