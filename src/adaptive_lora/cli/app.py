@@ -23,7 +23,7 @@ from adaptive_lora.cli import (
     serve,
     token,
 )
-from adaptive_lora.cli.client import ApiKey
+from adaptive_lora.cli.client import ApiKey, api_key_var
 from adaptive_lora.cli.common import console
 from adaptive_lora.errors import AdaptiveLoraError
 
@@ -56,14 +56,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    context: typer.Context,
     api_key: ApiKey = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of every command."""
-    context.obj = api_key
+    api_key_var.set(api_key)
 
 
 def main() -> None:

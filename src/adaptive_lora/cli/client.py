@@ -5,10 +5,10 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from adaptive_lora.errors import AdaptiveLoraError
@@ -34,6 +34,9 @@ ApiKey = Annotated[
 ]
 """An option of the program, before the command's name."""
 
+api_key_var: ContextVar[str | None] = ContextVar("api_key", default=None)
+"""What the option says."""
+
 
 class ServerRefused(AdaptiveLoraError):
     """A server's error, or that it cannot be reached."""
@@ -43,8 +46,7 @@ class ServerRefused(AdaptiveLoraError):
 
 def authorization() -> dict[str, str]:
     """The header that says who asks; empty without a key."""
-    context = click.get_current_context(silent=True)
-    api_key = context.find_root().obj if context else os.environ.get(API_KEY_VARIABLE)
+    api_key = api_key_var.get()
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
