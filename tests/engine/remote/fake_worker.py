@@ -64,6 +64,7 @@ class FakeWorker:
         self.delay_s = 0.2
         self.n_generations = 0
         self.fingerprint: str | None = "f" * 64
+        self.text_fingerprint: str | None = "e" * 64
         self.loads: list[str] = []
         self._engine_options = {"max_model_len": 256, "max_loras": 2, "delay_s": 0.001} | engine_options
         self._socket = socket.socket()
@@ -89,6 +90,7 @@ class FakeWorker:
             max_loras=2,
             max_cpu_loras=8,
             max_lora_rank=64,
+            text_fingerprint=self.text_fingerprint,
         )
         app = FastAPI()
         app.include_router(Endpoints(self.engine, info, self._find).router())

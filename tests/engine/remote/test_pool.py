@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -361,3 +362,27 @@ async def test_every_endpoint_of_a_worker_demands_the_key():
 async def test_what_is_no_address(url):
     with pytest.raises(SettingsError, match="no worker's address"):
         discovery.listed((url,))
+
+
+@pytest.mark.parametrize(
+    ("fingerprints", "known"),
+    [(("a", "a"), "a"), (("a", "b"), None), (("a", None), None), ((None, None), None)],
+)
+async def test_what_turns_text_into_tokens_is_known_while_all_workers_agree(fingerprints, known):
+    """Answers are cached by it."""
+    workers = [FakeWorker() for _ in fingerprints]
+    for worker, fingerprint in zip(workers, fingerprints, strict=True):
+        worker.text_fingerprint = fingerprint
+    async with pool(*workers) as engine:
+        assert engine.text_fingerprint == known
+
+
+async def test_a_callers_salt_reaches_the_workers_engine():
+    worker = FakeWorker()
+    async with pool(worker) as engine:
+        seen = []
+        generate = worker.engine.generate
+        worker.engine.generate = lambda asked: seen.append(asked) or generate(asked)
+        salted = replace(request(), cache_salt="f" * 32)
+        await collect(engine.generate(salted))
+        assert [asked.cache_salt for asked in seen if asked.request_id == salted.request_id] == ["f" * 32]

@@ -138,6 +138,11 @@ def test_a_stock_worker_is_told_every_parameter_and_never_more_tokens_than_fit(s
     assert ("structured_outputs" in body) == (sampling.json_schema is not None)
 
 
+def test_a_stock_worker_is_told_the_tenants_salt_if_there_is_one():
+    assert completion_body("m", [1], SamplingConfig(), 9, "f" * 32)["cache_salt"] == "f" * 32
+    assert "cache_salt" not in completion_body("m", [1], SamplingConfig(), 9)
+
+
 def test_a_stock_workers_log_probabilities():
     choice = {
         "index": 0,

@@ -80,9 +80,7 @@ class StockDialect:
                 "and at least one must be left for the answer"
             )
         model = request.adapter_id or self._model
-        body = completion_body(model, ids, request.sampling, room)
-        if request.cache_salt is not None:
-            body["cache_salt"] = request.cache_salt
+        body = completion_body(model, ids, request.sampling, room, request.cache_salt)
         async with self._transport.stream("/v1/completions", msgspec.json.encode(body)) as response:
             if response.status_code != 200:
                 raise _refusal(response.status_code, await read_body(response))
@@ -191,7 +189,9 @@ class StockDialect:
         return await self._transport.call(method, path, content, timeout_s=timeout_s)
 
 
-def completion_body(model: str, ids: list[int], sampling: SamplingConfig, room: int) -> dict[str, Any]:
+def completion_body(
+    model: str, ids: list[int], sampling: SamplingConfig, room: int, cache_salt: str | None = None
+) -> dict[str, Any]:
     """A streamed request to /v1/completions. Every parameter is given: a model's generation_config must not
     fill in what we leave out."""
     max_tokens = min(sampling.max_tokens, room)
@@ -217,6 +217,8 @@ def completion_body(model: str, ids: list[int], sampling: SamplingConfig, room: 
     }
     if sampling.json_schema is not None:
         body["structured_outputs"] = {"json": dict(sampling.json_schema) or {"type": "object"}}
+    if cache_salt is not None:
+        body["cache_salt"] = cache_salt
     return body
 
 
