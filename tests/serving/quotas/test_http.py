@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import openai
 import pytest
 
 from adaptive_lora.engine.fake import FakeEngine
+from tests.redis_servers import RedisServer
 from tests.serving.conftest import Listen, Serve, until
 
 BODY = {"prompt": "hello", "max_tokens": 10, "ignore_eos": True, "adapter": "base", "raw": True}
@@ -169,3 +171,28 @@ async def test_openais_client_raises_what_it_calls_a_rate_limit_error(listen: Li
             await client.models.list()
         await client.close()
     assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "rate_limit_error")
+
+
+async def test_requests_go_on_while_redis_is_frozen(
+    serve: Serve, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    redis = {"url": redis_server.url, "timeout": 0.5}
+    async with serve(
+        redis=redis, **limits(requests_per_minute=1, burst_size=50, max_concurrent=50)
+    ) as client:
+        assert (await client.post("/generate", json=BODY)).status_code == 200
+        redis_server.freeze()
+        for _ in range(3):
+            answers = await asyncio.gather(*(client.post("/generate", json=BODY) for _ in range(10)))
+            assert [answer.status_code for answer in answers] == [200] * 10
+        during = (await client.get("/metrics")).text
+        redis_server.thaw()
+        async with asyncio.timeout(60):
+            while "redis_up 1.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110 - a server's state
+                await asyncio.sleep(0.01)
+        assert (await client.post("/generate", json=BODY)).status_code == 200
+    assert "redis_up 0.0" in during
+    assert 'rate_limit_checks_total{where="own"} 30.0' in during
+    changes = [r.getMessage()[:13] for r in caplog.records if r.name == "adaptive_lora.serving.redis"]
+    assert changes == ["Redis is away", "Redis answers"]

@@ -319,3 +319,40 @@ async def test_a_place_that_redis_gave_to_nobody_is_given_back(redis_server: Red
         (await task).leave()  # on its own part of the limit
         await recovery(redis_server, [limiter])
         (await entered(limiter)).leave()
+
+
+async def test_a_caller_that_leaves_while_redis_answers_costs_nothing(redis_server: RedisServer) -> None:
+    keys: dict[str, Any] = {"requests_per_minute": None, "max_concurrent": 1, "tokens_per_month": 100}
+    async with sharing(redis_server, 2, **keys) as (limiter, other):
+
+        async def request(limiter: Limiter) -> None:
+            grant = await entered(limiter)
+            try:
+                await use(grant, 100, 0)
+            finally:
+                grant.leave()
+
+        n_steps = 0
+        while True:  # one is cancelled after each number of steps
+            task = asyncio.create_task(request(limiter))
+            for _ in range(n_steps):
+                await asyncio.sleep(0)
+            if task.done():
+                break
+            task.cancel()
+            await quiet()
+            await request(other)
+            await quiet()
+            n_steps += 1
+        assert n_steps > 10
+
+
+async def quiet() -> None:
+    """Until no task runs but the test's, and no callback starts another."""
+    n_idle = 0
+    while n_idle < 5:
+        await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        n_idle = 0 if others else n_idle + 1
+        if others:
+            await asyncio.wait(others)

@@ -7,11 +7,13 @@ brings nobody a second burst.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from adaptive_lora.errors import BudgetSpent, InvalidRequest, RateLimited, RedisUnavailable
@@ -74,10 +76,14 @@ class Limiter:
     async def take(self, checks: Sequence[Check]) -> tuple[Verdict, bool]:
         """All of `checks` or none, and whether the limits were those of all gateways together."""
         if self._shared is not None and self._shared.is_up:
+            taking = asyncio.ensure_future(self._shared.take(checks))
             try:
-                verdict = await self._shared.take(checks)
+                verdict = await asyncio.shield(taking)
             except RedisUnavailable:
                 self._undo(checks)
+            except asyncio.CancelledError:
+                taking.add_done_callback(partial(self._abandon, checks))
+                raise
             else:
                 self._count_along(verdict)
                 self._count(verdict, "shared")
@@ -124,6 +130,13 @@ class Limiter:
         leases = [Refund(check) for check in checks if isinstance(check, LeaseCheck)]
         if self._shared is not None and leases:
             self._shared.give_back(leases)
+
+    def _abandon(self, checks: Sequence[Check], taking: asyncio.Future[Verdict]) -> None:
+        """Give back what was taken for a request that is no more."""
+        if taking.cancelled() or taking.exception() is not None:
+            self._undo(checks)
+        elif self._shared is not None and not taking.result().denied:
+            self._shared.give_back([Refund(c, 0 if isinstance(c, LeaseCheck) else c.n) for c in checks])
 
     def _count(self, verdict: Verdict, where: str) -> None:
         self._metrics.checked(where)
