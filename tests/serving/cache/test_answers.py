@@ -150,6 +150,23 @@ async def test_the_last_one_that_leaves_stops_the_generation(gateway: Gateway) -
     assert len(gateway.engine.generations) == 2
 
 
+async def test_who_has_left_leaves_nothing_behind(gateway: Gateway) -> None:
+    """Nor does one that comes and goes again and again, while a generation does not move."""
+    stays = gateway.ask()
+    await settle()
+    (flight,) = gateway.cache._flights.values()
+    soon = asyncio.get_running_loop().time()
+    for _ in range(100):
+        await gateway.ask().leave()
+        reader = gateway.ask()
+        await settle()
+        await reader.leave()
+        with pytest.raises(DeadlineExceeded):
+            await gateway.ask(deadline=soon).task
+    assert (len(flight._waiting), flight._n_readers) == (1, 1)
+    await stays.leave()
+
+
 async def test_one_that_leaves_at_once_stops_it_too(gateway: Gateway) -> None:
     """Before the generation's task has run for the first time."""
     reader = gateway.ask()

@@ -109,21 +109,30 @@ class Flight:
         """Until there is a chunk, or no more of them."""
         news = asyncio.get_running_loop().create_future()
         self._waiting.append(news)
-        # Where the generation's own deadline comes first it must end in it, and be counted so.
-        earlier = deadline if deadline < self._deadline else None
         try:
-            async with asyncio.timeout_at(earlier) as timer:
+            if deadline >= self._deadline:
+                # The generation's own deadline comes first: it must end in that, and be counted so.
                 await news
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise DeadlineExceeded("the answer was not complete before the request's deadline") from None
+            else:
+                await _before(deadline, news)
         finally:
-            with suppress(ValueError):
-                self._waiting.remove(news)
+            if news.cancelled():
+                with suppress(ValueError):  # woken between its end and now
+                    self._waiting.remove(news)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
         for news in waiting:
             if not news.done():
                 news.set_result(None)
+
+
+async def _before(deadline: float, news: asyncio.Future[None]) -> None:
+    """Wait for `news`. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout_at(deadline) as timer:
+            await news
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded("the answer was not complete before the request's deadline") from None

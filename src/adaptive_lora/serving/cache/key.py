@@ -11,6 +11,8 @@ import hmac
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from operator import attrgetter
 from typing import Final
 
 from adaptive_lora.types import GenerateRequest, Prompt, SamplingConfig
@@ -18,7 +20,10 @@ from adaptive_lora.types import GenerateRequest, Prompt, SamplingConfig
 KEY_FORMAT: Final = "adaptive-lora answer 1"
 """Raise the number when the meaning of a field changes: every key becomes another one."""
 
-_SAMPLING_FIELDS = tuple(field.name for field in fields(SamplingConfig))
+_sampling_fields = tuple(field.name for field in fields(SamplingConfig))
+_sampling_values = attrgetter(*_sampling_fields)
+_SAMPLING_NAMES: Final = " ".join(_sampling_fields)
+"""Beside the values: a field that is added later is in the key by itself, and every key another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,11 @@ class KeyMaker:
         return self.digest(
             KEY_FORMAT,
             tenant,
-            (model.name, model.fingerprint, model.text_fingerprint, model.options),
+            _model_digest(model),
             request.adapter_id,
             _turns(request.prompt),
-            # by name: a field that is added later is in the key by itself
-            tuple((name, getattr(request.sampling, name)) for name in _SAMPLING_FIELDS),
+            _SAMPLING_NAMES,
+            _sampling_values(request.sampling),
         )
 
     def digest(self, *values: object) -> bytes:
@@ -84,6 +89,10 @@ def _write(value: object, out: bytearray) -> None:
             _write_sized(b"s", value.encode("utf-8", "surrogatepass"), out)
         case bytes():
             _write_sized(b"b", value, out)
+        case tuple() | list():  # most of them; `Sequence` asks longer
+            out += b"l" + struct.pack(">Q", len(value))
+            for item in value:
+                _write(item, out)
         case Mapping():
             out += b"m" + struct.pack(">Q", len(value))
             for name, item in value.items():
@@ -101,6 +110,12 @@ def _write(value: object, out: bytearray) -> None:
 
 def _write_sized(kind: bytes, data: bytes, out: bytearray) -> None:
     out += kind + struct.pack(">Q", len(data)) + data
+
+
+@lru_cache(maxsize=8)
+def _model_digest(model: ModelIdentity) -> bytes:
+    values = (model.name, model.fingerprint, model.text_fingerprint, model.options)
+    return hashlib.sha256(encode_value(values)).digest()
 
 
 def _turns(prompt: Prompt) -> tuple[object, ...]:
