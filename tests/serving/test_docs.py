@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from adaptive_lora.engine.fake import FakeEngine
+from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.errors import STATUS
 from adaptive_lora.serving.schemas.generate import GenerateBody
@@ -17,7 +18,8 @@ NOT_SEEN_BY_CALLERS = {"adapter_error", "settings_error", "no_candidates", "bund
 
 def test_every_endpoint_is_described() -> None:
     page = (REFERENCE / "http-api.md").read_text()
-    paths = create_app(settings_of(), engine=FakeEngine()).openapi()["paths"]
+    app = create_app(settings_of(), engine=FakeEngine())
+    paths = app.openapi()["paths"] | create_admin_app(app).openapi()["paths"]
     for path, methods in paths.items():
         for method in methods:
             assert f"`{method.upper()} {path}`" in page
