@@ -15,6 +15,7 @@ has the same keys, codec and memory, and besides knows tenants, adapter versions
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -37,7 +38,8 @@ class RedisClient(Protocol):
 
 
 class InferenceCache:
-    """Exact match: an answer is found again for the same query and all of the same parameters. Blocking.
+    """Exact match: an answer is found again for the same query and all of the same parameters. Blocking; for
+    any number of threads.
 
     What makes two requests differ must be among the parameters: model, adapter version, tenant. Give only
     repeatable requests to it (temperature 0, or a seed).
@@ -63,6 +65,7 @@ class InferenceCache:
         self._keys = KeyMaker(secret)
         self._codec = Codec(max_value_bytes, secret)
         self._memory = MemoryStore(max_bytes, ttl)
+        self._lock = threading.Lock()
         self._is_away = False
 
     def get(self, query: str, params: Mapping[str, Any] | None = None) -> Any:
@@ -90,7 +93,8 @@ class InferenceCache:
 
     def _read(self, key: bytes) -> bytes | None:
         if self._redis is None:
-            return self._memory.read(key)
+            with self._lock:
+                return self._memory.read(key)
         try:
             value = self._redis.get(PREFIX + key.hex())
         except Exception as error:  # a cache that is away is an empty one, whatever client this is
@@ -101,7 +105,8 @@ class InferenceCache:
 
     def _write(self, key: bytes, data: bytes) -> None:
         if self._redis is None:
-            self._memory.write(key, data)
+            with self._lock:
+                self._memory.write(key, data)
             return
         try:
             self._redis.set(PREFIX + key.hex(), data, px=max(round(self._ttl_s * 1000), 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -110,6 +111,20 @@ def test_what_others_wrote_is_no_answer(redis_server: RedisServer) -> None:
         (key,) = client.keys()
         client.set(key, b"not what we wrote")
         assert cache.get("q", PARAMS) is None
+
+
+def test_threads_may_share_one() -> None:
+    cache = InferenceCache(None, max_bytes=20_000)
+
+    def work(seed: int) -> int:
+        for i in range(500):
+            query = f"q{(i * seed) % 97}"
+            assert cache.get(query) in (None, f"answer to {query}")
+            cache.set(query, None, f"answer to {query}")
+        return seed
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(1, 9))) == list(range(1, 9))
 
 
 def test_an_answer_that_is_too_large_is_not_kept() -> None:

@@ -142,6 +142,12 @@ def test_adapter_version_prompt_and_roles_are_part_of_the_key(other: GenerateReq
         assert key(other) != key(replace(REQUEST, prompt=turn))
 
 
+def test_whoever_adds_a_field_to_requests_decides_whether_answers_depend_on_it() -> None:
+    """Then it belongs into `KeyMaker.answer`, and here into the first set."""
+    matters, does_not = {"prompt", "sampling", "adapter_id"}, {"request_id", "cache_salt"}
+    assert {field.name for field in fields(GenerateRequest)} == matters | does_not
+
+
 def test_the_order_of_a_schema_is_part_of_the_key_since_the_grammar_follows_it() -> None:
     one, other = (
         replace(REQUEST, sampling=SamplingConfig(json_schema={"properties": properties}))
