@@ -21,6 +21,7 @@ from adaptive_lora.serving import loading
 from adaptive_lora.settings_loading import known_keys, load_settings
 from adaptive_lora.types import AdapterVersion
 from tests.settings import (  # noqa: F401 - they declare keys
+    test_effect_adapters,
     test_effect_admission,
     test_effect_auth,
     test_effect_cache,
