@@ -4,9 +4,9 @@
 
 Serving: the 83 M-parameter model, one vLLM engine with our CPU path, slots of rank 32. Compositions of two
 rank-16 adapters and plain adapters of rank 32; 32 requests of 256 tokens in and 32 out, spread over 1 or 4 of
-either in turn. Prefill is measured with one token out; decode is the whole run less that. Both kinds are
-measured alternately, and the best of each is compared, in seconds and in the CPU seconds of the engine's
-processes: other work on the machine only ever adds to them.
+either in turn. Prefill is measured with one token out, then the whole. Both kinds are measured alternately;
+the best times of each are compared, since other work on the machine only ever adds to them, and the medians
+of the CPU seconds of the engine's processes.
 
 Building: two rank-16 adapters in bf16 with the shapes of an 8 B Llama on all seven linear layers, 42 M
 parameters each: by concatenation, and reduced to rank 16. TIES works on dense matrices: it is measured on one
@@ -170,25 +170,18 @@ class Server:
 
 
 def summarise(turns: Sequence[Mapping[str, tuple[Cost, Cost]]]) -> dict[str, Any]:
-    """Tokens a second of each kind at its best, and how much more the plain one costs, in time and in CPU
-    time."""
-    n_tokens = {"prefill": NUM_REQUESTS * TOKENS_IN, "decode": NUM_REQUESTS * (TOKENS_OUT - 1)}
+    """Tokens a second of each kind at its best; and how much more the plain one costs, in seconds (of the
+    best) and in CPU seconds (median)."""
     figures: dict[str, Any] = {}
-    for phase in n_tokens:
-        costs: dict[str, Cost] = {}
-        for kind in ("plain", "composed"):
-            prompt, whole = (
-                Cost(min(t[kind][i].seconds for t in turns), min(t[kind][i].cpu_seconds for t in turns))
-                for i in (0, 1)
-            )
-            decode = Cost(whole.seconds - prompt.seconds, whole.cpu_seconds - prompt.cpu_seconds)
-            costs[kind] = prompt if phase == "prefill" else decode
-        plain, composed = costs["plain"], costs["composed"]
+    for i, (phase, n_tokens) in enumerate((("prefill", TOKENS_IN), ("whole", TOKENS_IN + TOKENS_OUT))):
+        plain, composed = ([turn[kind][i] for turn in turns] for kind in ("plain", "composed"))
+        best = [min(cost.seconds for cost in costs) for costs in (plain, composed)]
+        cpu = [statistics.median(cost.cpu_seconds for cost in costs) for costs in (plain, composed)]
         figures[phase] = {
-            "plain": round(n_tokens[phase] / plain.seconds, 1),
-            "composed": round(n_tokens[phase] / composed.seconds, 1),
-            "ratio": round(plain.seconds / composed.seconds, 3),
-            "cpu_ratio": round(plain.cpu_seconds / composed.cpu_seconds, 3),
+            "plain": round(NUM_REQUESTS * n_tokens / best[0], 1),
+            "composed": round(NUM_REQUESTS * n_tokens / best[1], 1),
+            "ratio": round(best[0] / best[1], 3),
+            "cpu_ratio": round(cpu[0] / cpu[1], 3),
         }
     return figures
 
