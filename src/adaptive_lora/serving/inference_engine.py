@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from adaptive_lora.serving.cache.codec import Codec, Undecodable
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 KEY_FORMAT: Final = "adaptive-lora inference cache 1"
 PREFIX: Final = "adaptive-lora:inference-cache:"
+PAUSE_S: Final = 5.0
+"""For which a Redis that has failed is not asked again."""
 
 
 class RedisClient(Protocol):
@@ -58,7 +61,9 @@ class InferenceCache:
         of more than `max_value_bytes`, compressed, are not kept. `secret`: 32 random bytes, so that keys in
         Redis reveal no query and answers there cannot be forged.
 
-        How long a Redis that hangs may delay a call is the client's own `socket_timeout`.
+        How long a Redis that does not answer may delay a call is the client's affair (by default redis-py
+        tries for seconds): give it a `socket_timeout` and few retries. After that it is not asked for
+        `PAUSE_S`.
         """
         self._redis = redis_client
         self._ttl_s = ttl
@@ -67,6 +72,7 @@ class InferenceCache:
         self._memory = MemoryStore(max_bytes, ttl)
         self._lock = threading.Lock()
         self._is_away = False
+        self._ask_again_at = 0.0
 
     def get(self, query: str, params: Mapping[str, Any] | None = None) -> Any:
         """The answer that was set for exactly these; None if there is none, or Redis does not answer."""
@@ -95,12 +101,8 @@ class InferenceCache:
         if self._redis is None:
             with self._lock:
                 return self._memory.read(key)
-        try:
-            value = self._redis.get(PREFIX + key.hex())
-        except Exception as error:  # a cache that is away is an empty one, whatever client this is
-            self._heard(error)
-            return None
-        self._heard(None)
+        redis = self._redis
+        value = self._asked(lambda: redis.get(PREFIX + key.hex()))
         return value if isinstance(value, bytes) else None
 
     def _write(self, key: bytes, data: bytes) -> None:
@@ -108,18 +110,22 @@ class InferenceCache:
             with self._lock:
                 self._memory.write(key, data)
             return
-        try:
-            self._redis.set(PREFIX + key.hex(), data, px=max(round(self._ttl_s * 1000), 1))
-        except Exception as error:
-            self._heard(error)
-        else:
-            self._heard(None)
+        redis, ttl_ms = self._redis, max(round(self._ttl_s * 1000), 1)
+        self._asked(lambda: redis.set(PREFIX + key.hex(), data, px=ttl_ms))
 
-    def _heard(self, error: Exception | None) -> None:
-        """One line for each change, not for each call."""
-        if (error is not None) != self._is_away:
-            self._is_away = error is not None
-            if error is not None:
+    def _asked(self, command: Callable[[], Any]) -> Any:
+        """What Redis says; None if it does not answer. One log line for each change, not for each call."""
+        if time.monotonic() < self._ask_again_at:
+            return None
+        try:
+            said = command()
+        except Exception as error:  # a cache that is away is an empty one, whatever client this is
+            self._ask_again_at = time.monotonic() + PAUSE_S
+            if not self._is_away:
+                self._is_away = True
                 _log.warning("the cache is away (%s): nothing is cached", type(error).__name__)
-            else:
-                _log.info("the cache is there again")
+            return None
+        if self._is_away:
+            self._is_away = False
+            _log.info("the cache is there again")
+        return said

@@ -12,7 +12,10 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from adaptive_lora.serving import inference_engine
 from adaptive_lora.serving.inference_engine import InferenceCache
 from tests.redis_servers import RedisServer, a_server
 
@@ -87,10 +90,11 @@ def test_it_finds_what_was_set_last_for_exactly_this_and_nothing_else(
 
 
 def test_a_redis_that_is_away_is_an_empty_cache_and_one_line(
-    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    with redis.Redis(port=redis_server.port, socket_timeout=0.25) as client:
+    monkeypatch.setattr(inference_engine, "PAUSE_S", 0.0)
+    with redis.Redis(port=redis_server.port, socket_timeout=0.25, retry=Retry(NoBackoff(), 0)) as client:
         cache = InferenceCache(client)
         cache.set("q", PARAMS, "a")
         redis_server.stop(signal.SIGKILL)
@@ -102,6 +106,25 @@ def test_a_redis_that_is_away_is_an_empty_cache_and_one_line(
         cache.set("q", PARAMS, "c")
         assert cache.get("q", PARAMS) == "c"
         assert caplog.text.count("the cache is there again") == 1
+
+
+def test_after_a_failure_redis_is_left_alone_for_a_while() -> None:
+    class Dead:
+        n_asked = 0
+
+        def get(self, name: str, /) -> Any:
+            self.n_asked += 1
+            raise redis.ConnectionError("refused")
+
+        def set(self, name: str, value: bytes, /, *, px: int) -> Any:
+            return self.get(name)
+
+    client = Dead()
+    cache = InferenceCache(client)
+    for _ in range(50):
+        assert cache.get("q", PARAMS) is None
+        cache.set("q", PARAMS, "a")
+    assert client.n_asked == 1
 
 
 def test_what_others_wrote_is_no_answer(redis_server: RedisServer) -> None:
