@@ -352,6 +352,22 @@ async def test_tenants_share_neither_answers_nor_prefixes(
         assert (salts[0], salts[1]) == (salts[2], salts[3])
 
 
+async def test_kept_and_shared_answers_take_no_tokens_of_the_callers(
+    serve: Serve, engine: RecordingEngine
+) -> None:
+    """A generation takes 10, and the prompt: there is room for one."""
+    body = {"prompt": "x", "raw": True, "max_tokens": 10, "ignore_eos": True, "adapter": "base"}
+    limits = {"enabled": True, "requests_per_minute": 600, "burst_size": 600, "tokens_per_minute": 15}
+    async with serve(rate_limiting=limits, **ON) as client:
+        engine._delay_s = 0.01
+        crowd = await asyncio.gather(*(client.post("/generate", json=body) for _ in range(10)))
+        crowd.append(await client.post("/generate", json=body))
+        assert [response.status_code for response in crowd] == [200] * 11
+        assert sorted(r.headers[HEADER] for r in crowd) == ["hit", "miss"] + ["shared"] * 9
+        other = await client.post("/generate", json=body | {"prompt": "y"})
+        assert (other.status_code, other.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
 async def test_gateways_share_answers_through_redis(
     build: Callable[..., FastAPI], redis_server: RedisServer, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from typing import Final, Literal
 from adaptive_lora.agents.orchestrator import Orchestrator
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.engine.collect import collect
-from adaptive_lora.errors import AdaptiveLoraError, RateLimited, RequestAborted
+from adaptive_lora.errors import AdaptiveLoraError, RateLimited
 from adaptive_lora.serving.cache.codec import Codec, Undecodable
 from adaptive_lora.serving.cache.flight import BURST_CHUNKS, Chunks, Flight
 from adaptive_lora.serving.cache.key import KeyMaker, ModelIdentity
@@ -130,9 +130,10 @@ class AnswerCache:
                 except AdaptiveLoraError as error:
                     if result == "miss" or n_tokens or self._is_closed:
                         raise
-                    # What befell the request whose generation was shared need not befall this one.
-                    if not isinstance(error, RateLimited):  # another caller's limit
-                        if not retries or not (error.retryable or isinstance(error, RequestAborted)):
+                    # What befell the request whose generation was shared need not befall this one, least
+                    # of all another caller's limit.
+                    if not isinstance(error, RateLimited):
+                        if not retries:
                             raise
                         retries -= 1
         finally:
