@@ -7,6 +7,11 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.serving.auth.signing import SECRET
 
 SERVE = """
 import sys
@@ -47,6 +52,28 @@ def test_it_serves_on_a_free_port_until_it_is_told_to_stop() -> None:
     assert process.returncode == 0
     lines = [json.loads(line) for line in logs.splitlines()]
     assert any(line["message"] == f"listening on {url}" for line in lines)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_secret_that_nobody_asks_for_is_said(enabled: bool, tmp_path: Path) -> None:
+    """JWT_SECRET alone, as the deployment guide has it, protects nothing."""
+    auth = {"jwt_secret": SECRET, "enabled": enabled}
+    with start(auth=auth, storage={"path": str(tmp_path)}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http")
+        process.send_signal(signal.SIGTERM)
+        _, logs = process.communicate(timeout=120)
+    assert ("authentication is off" in logs) is not enabled
+    assert SECRET not in logs
+
+
+@pytest.mark.parametrize("secret", ["short", "change-me-" * 5])
+def test_it_does_not_start_with_a_secret_that_can_be_guessed(secret: str) -> None:
+    with start(auth={"enabled": True, "jwt_secret": secret}) as process:
+        out, logs = process.communicate(timeout=120)
+    assert (process.returncode, out) == (1, "")
+    assert "SettingsError" in logs
+    assert secret not in logs
 
 
 def test_it_fails_if_the_engine_cannot_start(tmp_path: object) -> None:

@@ -64,6 +64,11 @@ def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = 
     """
     check_bind(settings)
     configure_logging(settings.monitoring.log_level)
+    auth = settings.auth
+    if not auth.enabled and (auth.jwt_secret or auth.jwt_secret_file or auth.jwks_file):
+        _log.warning(
+            "tokens are configured, and authentication is off: set auth.enabled: true to ask for them"
+        )
     failed = False
 
     def give_up() -> None:

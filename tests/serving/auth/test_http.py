@@ -8,8 +8,10 @@ import json
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
+import openai
 import pytest
 from fastapi import FastAPI
 
@@ -128,6 +130,23 @@ async def test_a_credential_is_not_logged(gateway: Gateway, caplog: pytest.LogCa
     for credential in (token(), token(aud="other"), "alk_000000000000_" + "s3cret" * 7 + "x"):
         await gateway.client.get("/v1/models", headers=bearer(credential))
         assert credential not in "".join(str(vars(record)) for record in caplog.records)
+
+
+async def test_openais_client_sends_its_api_key(port: int) -> None:
+    good, bad = (
+        openai.AsyncOpenAI(api_key=key, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
+        for key in (token(agents=["code"]), token(aud="other"))
+    )
+    async with good, bad:
+        models = [model.id async for model in good.models.list()]
+        assert {name.partition("@")[0] for name in models} == {"auto", "base", "code"}
+        messages: Any = [{"role": "user", "content": "x"}]
+        answer = await good.chat.completions.create(model="code", messages=messages, max_tokens=1)
+        assert answer.model.startswith("code")
+        with pytest.raises(openai.NotFoundError):
+            await good.chat.completions.create(model="creative", messages=messages)
+        with pytest.raises(openai.AuthenticationError):
+            await bad.chat.completions.create(model="code", messages=messages)
 
 
 # Who made a change
