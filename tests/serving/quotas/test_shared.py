@@ -132,6 +132,23 @@ def test_redis_and_python_count_alike(
     asyncio.run(compare())
 
 
+async def test_a_debt_begins_now_however_long_ago_the_account_was_full(
+    server: RedisServer, clock: TestClock
+) -> None:
+    own, check = Ledger(), rate(60, 10)
+    async with connected(server) as ledger:
+        for step_us, refund in ((0, None), (4e6, Refund(check, -20)), (0, None)):
+            clock.advance(step_us)
+            if refund is None:
+                assert (await ledger.take([check])).readings == own.take([check], clock.now_us).readings
+            else:
+                own.give_back([refund], clock.now_us)
+                ledger.give_back([refund])
+                await settled(ledger)
+        verdict = await ledger.take([check])
+        assert verdict.retry_after_us(check) == own.take([check], clock.now_us).retry_after_us(check) == 11e6
+
+
 def _has_n(check: Check) -> bool:
     return not isinstance(check, LeaseCheck)
 
