@@ -162,6 +162,10 @@ class Server:
             raise RuntimeError("a request ended early")
         return cost
 
+    def close(self) -> None:
+        """End the engine's processes; Python's own end would wait for them for ever."""
+        self._llm.llm_engine.engine_core.shutdown(timeout=20)
+
     @staticmethod
     def _cpu_seconds() -> float:
         """Of the engine's processes so far."""
@@ -202,14 +206,17 @@ def bench_serving(
     ]
     server = Server(model, n, dtype, seed)
     figures: dict[str, Any] = {}
-    for count in counts:
-        kinds = {"plain": plain[:count], "composed": composed[:count]}
-        turns = []
-        for repeat in range(repeats):
-            order = list(kinds)[:: 1 if repeat % 2 == 0 else -1]
-            turns.append({kind: server.measure(kinds[kind]) for kind in order})
-            print(f"{count} adapters: {turns[-1]}", file=sys.stderr, flush=True)
-        figures[str(count)] = summarise(turns)
+    try:
+        for count in counts:
+            kinds = {"plain": plain[:count], "composed": composed[:count]}
+            turns = []
+            for repeat in range(repeats):
+                order = list(kinds)[:: 1 if repeat % 2 == 0 else -1]
+                turns.append({kind: server.measure(kinds[kind]) for kind in order})
+                print(f"{count} adapters: {turns[-1]}", file=sys.stderr, flush=True)
+            figures[str(count)] = summarise(turns)
+    finally:
+        server.close()
     return figures
 
 
