@@ -10,13 +10,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
-
-NOT_ACTIVE: dict[str, Any] = {"active": False}
-"""Marks a key that parses and has no effect in this release; loading warns when it is set."""
 
 
 class Section(BaseModel):
@@ -63,7 +60,7 @@ class ApiSettings(Section):
 
 
 class AuthSettings(Section):
-    """Who may call. API keys need nothing here but `enabled`; JSON Web Tokens need a secret or a JWKS file."""
+    """Who may call. API keys need only `enabled`; JSON Web Tokens need a secret or a JWKS file."""
 
     enabled: bool = Field(
         False, description="ask for API keys or tokens; needed on an address that others can reach"
