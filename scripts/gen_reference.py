@@ -58,13 +58,11 @@ def settings_page() -> str:
         *(f"`{name}` is another name for `{key}`." for name, key in BARE_NAMES.items()),
         "`HF_TOKEN` is read by huggingface_hub when it downloads a model. Not settings, but read by us too:",
         ", ".join(f"`{name}`" for name in sorted(OTHER_VARIABLES)) + ".\n",
-        "Keys marked *not active yet* are accepted with a warning and have no effect in this release.",
     ]
     for section, outer in Settings.model_fields.items():
         lines += [f"\n## {section}\n", "| key | type | default | meaning |", "|---|---|---|---|"]
         for key, field in outer.annotation.model_fields.items():
-            extra = field.json_schema_extra or {}
-            meaning = field.description + (" *(not active yet)*" if extra.get("active") is False else "")
+            meaning = field.description
             kind = ", ".join(filter(None, (type_name(field.annotation), bounds(field))))
             default = (
                 "null"

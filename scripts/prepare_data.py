@@ -36,7 +36,7 @@ def main() -> None:
     if not arguments.download_model:
         parser.error("there is nothing to do: --download-model downloads the base model")
     try:
-        model = arguments.model or load_settings().settings.model.base_model
+        model = arguments.model or load_settings().model.base_model
         if model == demo_fleet.DEMO:
             print(
                 f"the demo's base model is part of the repository: {demo_fleet.folder() / 'base'}",

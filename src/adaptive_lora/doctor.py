@@ -44,12 +44,10 @@ def examine(config: Path | None) -> list[Finding]:
     """Everything, in the order in which one would ask. An invalid configuration is the only error."""
     findings = [*_machine(), *_packages()]
     try:
-        loaded = load_settings(config)
+        settings = load_settings(config)
     except SettingsError as error:
         return [*findings, *(Finding("error", "settings", line) for line in error.message.splitlines())]
-    settings = loaded.settings
     findings.append(Finding("ok", "settings", f"{config or 'defaults and environment'}: valid"))
-    findings += [Finding("warning", "settings", warning) for warning in loaded.warnings]
     findings += [*_gpu(settings), *_model(settings), *_encoder(settings.router), *_address(settings)]
     return findings
 

@@ -13,7 +13,6 @@ import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -52,13 +51,6 @@ OTHER_VARIABLES = frozenset(
 vLLM plugins, the mark that an engine's processes inherit, and what commands ask a server with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    settings: Settings
-    warnings: tuple[str, ...]
-    """One line each: keys that are set and have no effect in this release."""
-
-
 def known_keys() -> dict[str, FieldInfo]:
     """Every key's path ("api.port") with its field."""
     return {
@@ -74,7 +66,7 @@ def load_settings(
     *,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
-) -> Loaded:
+) -> Settings:
     """Settings from `flags` (by key path) over `environ` over the file over the defaults.
 
     Without `path` the file is what ADAPTIVE_LORA_CONFIG names, or none. Raises SettingsError that names
@@ -94,7 +86,7 @@ def load_settings(
     settings = _validated(values, path, problems)
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
-    return Loaded(settings, tuple(_warnings(values)))
+    return settings
 
 
 def _from_file(path: Path | None, problems: list[str]) -> Iterator[tuple[str, Any, str]]:
@@ -188,13 +180,6 @@ def _validated(
 
 def _is_secret(key: str) -> bool:
     return SecretStr in (known_keys()[key].annotation, *get_args(known_keys()[key].annotation))
-
-
-def _warnings(values: Mapping[str, tuple[Any, str]]) -> Iterator[str]:
-    for key, field in known_keys().items():
-        extra = field.json_schema_extra
-        if key in values and isinstance(extra, dict) and extra.get("active") is False:
-            yield f"{values[key][1]}: {key} is not active yet: accepted, without effect in this release"
 
 
 def _unknown(key: str) -> str:

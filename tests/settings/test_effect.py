@@ -149,7 +149,7 @@ def test_the_engines_keys_become_vllms_arguments(tmp_path: Path, monkeypatch: py
 
     flags: dict[str, Any] = {name: value for name, (value, _) in ENGINE_KEYS.items()}
     base = str(make_model(tmp_path))
-    settings = load_settings(environ={}, flags=flags | {"model.base_model": base}).settings
+    settings = load_settings(environ={}, flags=flags | {"model.base_model": base})
     engine = build_engine(settings.model, settings.adapters, settings.inference)
     assert isinstance(engine, ScheduledEngine)
     assert isinstance(engine.inner, VLLMInferenceEngine)

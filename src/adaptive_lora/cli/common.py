@@ -38,11 +38,8 @@ def output() -> Console:
 
 
 def settings_from(config: Path | None, flags: Mapping[str, Any]) -> Settings:
-    """The settings, `demo` resolved to folders; warnings go to stderr. Raises SettingsError."""
-    loaded = load_settings(config, flags=flags)
-    for warning in loaded.warnings:
-        console().print("warning: " + warning, style="yellow", markup=False)
-    return demo_fleet.resolve_settings(loaded.settings)
+    """The settings, `demo` resolved to folders. Raises SettingsError."""
+    return demo_fleet.resolve_settings(load_settings(config, flags=flags))
 
 
 def finite(number: float) -> float | None:

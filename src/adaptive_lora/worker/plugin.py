@@ -88,7 +88,7 @@ class WorkerPlugin:
             raise SettingsError("a worker needs --enable-lora")
         if config.parallel_config._api_process_count > 1:
             raise SettingsError("a worker needs one API server: --api-server-count 1")
-        settings = load_settings(flags={"model.base_model": args.model}).settings
+        settings = load_settings(flags={"model.base_model": args.model})
         files = _files(settings, config.lora_config.max_lora_rank)
         template = _template(args)
         models = state.openai_serving_models
