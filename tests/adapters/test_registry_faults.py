@@ -285,5 +285,5 @@ def test_a_database_of_a_later_release_is_refused(database_url: str) -> None:
     with registry._database.transaction(change=True) as connection:
         connection.exec_driver_sql("UPDATE registry_schema SET version_num = '9999'")
     registry.close()
-    with pytest.raises(SettingsError, match=r"later release \(schema 9999, this release knows up to [0-9]{4}\)"):
+    with pytest.raises(SettingsError, match=r"later release \(schema 9999, .* knows up to 0\d+\)"):
         Registry.open(database_url)

@@ -13,7 +13,13 @@ from adaptive_lora.types import EngineStats
 from tests.serving.conftest import settings_of
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
-NOT_SEEN_BY_CALLERS = {"adapter_error", "settings_error", "no_candidates", "bundle_error", "redis_unavailable"}
+NOT_SEEN_BY_CALLERS = {
+    "adapter_error",
+    "settings_error",
+    "no_candidates",
+    "bundle_error",
+    "redis_unavailable",
+}
 
 
 def test_every_endpoint_is_described() -> None:

@@ -416,3 +416,14 @@ async def test_with_bundles_what_the_router_learns_outlives_the_server(tmp_path:
     assert set(manifest.adapters) == {"music", "cooking", "sailing"}
     assert manifest.adapters["music"] == newer.version
     assert BundleStore(bundles).history()[-1].why == "the fleet changed"
+
+
+async def test_a_composition_is_asked_for_by_its_parts(client: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        answer = await client.post("/generate", json={"prompt": "x", "adapter": "code:0.5+creative:0.5"})
+        assert answer.json()["adapter"] == "code:0.5+creative:0.5"
+    metrics = (await client.get("/metrics")).text
+    assert 'lora_composition_events_total{event="built"} 1.0' in metrics
+    assert 'lora_composition_events_total{event="hit"} 1.0' in metrics
+    assert "lora_compositions_loaded 1.0" in metrics
+    assert [a["name"] for a in (await client.get("/adapters")).json()["adapters"]] == ["code", "creative"]

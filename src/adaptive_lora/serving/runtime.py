@@ -46,6 +46,7 @@ from adaptive_lora.types import (
 
 if TYPE_CHECKING:
     from adaptive_lora.adapters.registry import Registry
+    from adaptive_lora.agents.compositions import Compositions
     from adaptive_lora.agents.fleet import Fleet
     from adaptive_lora.serving.quotas.limiter import Grant
 
@@ -93,6 +94,7 @@ class Runtime:
         self._on_failure = on_failure
         self._registry: Registry | None = None
         self._fleet: Fleet | None = None
+        self._compositions: Compositions | None = None
         self._refused: Mapping[str, AdapterError] = {}
         self._orchestrator: Orchestrator | None = None
         self._proven_at: float | None = None
@@ -167,6 +169,8 @@ class Runtime:
             await self.redis.close()
         if self._fleet is not None:
             await self._fleet.close()
+        if self._compositions is not None:
+            await self._compositions.close()
         if self._engine is not None:
             await self._engine.stop()
         if self._registry is not None:
@@ -224,7 +228,9 @@ class Runtime:
         self._say("proving that the base model generates")
         await self._canary(engine, None)
         self._say("loading the adapters")
-        compositions = loading.make_compositions(self.settings, engine)
+        compositions = self._compositions = loading.make_compositions(self.settings, engine)
+        if compositions is not None:
+            self.metrics.compositions.read = lambda: (compositions.counts, len(compositions.loaded))
         fleet = self._fleet = loading.make_fleet(
             self.settings,
             engine,

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from adaptive_lora.telemetry.adapters import AdapterMetrics
 from adaptive_lora.telemetry.cache import CacheMetrics
+from adaptive_lora.telemetry.compositions import CompositionMetrics
 from adaptive_lora.telemetry.limits import LimitMetrics
 from adaptive_lora.telemetry.redis import RedisMetrics
 from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
@@ -95,6 +96,8 @@ class Metrics:
         self.engine = EngineGauges()
         self.registry.register(self.engine)
         self.adapters = AdapterMetrics(self.registry)
+        self.compositions = CompositionMetrics()
+        self.registry.register(self.compositions)
         self.cache = CacheMetrics(self.registry)
         self.limits = LimitMetrics(self.registry)
         self.redis = RedisMetrics(self.registry)

@@ -19,7 +19,8 @@ def test_four_gateways_hold_ten_tenants_at_five_times_their_limit() -> None:
     """More than allowed is impossible on any machine; less, by more than 2 %, on one that keeps up."""
     skip_without("redis-server")
     command = [sys.executable, str(BENCHMARKS / "bench_limits.py")]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout.splitlines()[-1])
     assert len(result["accepted"]) == 10
     assert result["accepted_ratio"]["least"] >= 0.98
