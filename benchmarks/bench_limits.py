@@ -8,6 +8,8 @@ what counts is who was admitted. The last line is JSON:
 
     accepted_ratio       per tenant, accepted requests over rate * time + burst: the least and the most
     refusal_ms           until the client had a refusal, on a machine that runs everything here
+    checks_without_redis how often a gateway fell back to its part of the limits: then Redis did not answer
+                         within 5 s, and a tenant may have had more than one process would have allowed it
     budget_spent_ratio   tokens that were used, over the budget; never above 1
 """
 
@@ -18,6 +20,7 @@ import asyncio
 import itertools
 import os
 import random
+import re
 import secrets
 import socket
 import statistics
@@ -79,8 +82,9 @@ def gateway(folder: Path, redis_url: str, args: argparse.Namespace) -> Iterator[
         f"auth: {{enabled: true, jwt_secret: {SECRET}}}\n"
         "model: {engine: fake, base_model: fake-base}\n"
         f"storage: {{path: {folder / str(port)}}}\n"
-        f"redis: {{url: '{redis_url}', timeout: 1}}\n"
+        f"redis: {{url: '{redis_url}', timeout: 5}}\n"
         f"rate_limiting: {{enabled: true, requests_per_minute: {args.per_minute}, burst_size: {args.burst},\n"
+        f"  replicas: {args.gateways},\n"
         f"  tiers: {{monthly: {{requests_per_minute: null, tokens_per_month: {BUDGET}}}}}}}\n"
         "monitoring: {log_level: ERROR}\n"
     )
@@ -104,6 +108,7 @@ async def measure(urls: Sequence[str], args: argparse.Namespace) -> dict[str, ob
     ratios = [n_accepted / allowed for n_accepted, allowed, _ in results]
     refusals_ms = sorted(ms for _, _, waits in results for ms in waits)
     spent, largest = await spend(urls, args)
+    n_alone = await checks_without_redis(urls)
     return {
         "gateways": args.gateways,
         "tenants": args.tenants,
@@ -116,6 +121,7 @@ async def measure(urls: Sequence[str], args: argparse.Namespace) -> dict[str, ob
             "p50": round(statistics.median(refusals_ms), 2),
             "p99": round(refusals_ms[int(0.99 * len(refusals_ms))], 2),
         },
+        "checks_without_redis": n_alone,
         "budget": BUDGET,
         "budget_spent": spent,
         "budget_spent_ratio": round(spent / BUDGET, 4),
@@ -178,10 +184,17 @@ async def spend(urls: Sequence[str], args: argparse.Namespace) -> tuple[int, int
     return used, 200 + 10
 
 
+async def checks_without_redis(urls: Sequence[str]) -> int:
+    async with clients(urls, "operator", "default") as those:
+        pages = [(await client.get("/metrics")).text for client in those]
+    found = [re.search(r'rate_limit_checks_total{where="own"} (\d+)', page) for page in pages]
+    return sum(int(match[1]) for match in found if match)
+
+
 @asynccontextmanager
 async def clients(urls: Sequence[str], tenant: str, tier: str) -> AsyncIterator[list[httpx.AsyncClient]]:
     claims = {
-        "sub": tenant, "tenant": tenant, "tier": tier, "scope": "generate", "iss": "adaptive-lora",
+        "sub": tenant, "tenant": tenant, "tier": tier, "scope": "generate metrics", "iss": "adaptive-lora",
         "aud": "adaptive-lora", "exp": time.time() + 86_400,
     }  # fmt: skip
     headers = {"authorization": f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"}

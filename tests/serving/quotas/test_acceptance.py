@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 @pytest.mark.acceptance
 def test_four_gateways_hold_ten_tenants_at_five_times_their_limit() -> None:
-    """More than allowed is impossible on any machine; less, by more than 2 %, on one that keeps up."""
+    """Within 2 %, on a machine that keeps up; never more while Redis answers, on any."""
     skip_without("redis-server")
     command = [sys.executable, str(BENCHMARKS / "bench_limits.py")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -24,6 +24,8 @@ def test_four_gateways_hold_ten_tenants_at_five_times_their_limit() -> None:
     result = json.loads(run.stdout.splitlines()[-1])
     assert len(result["accepted"]) == 10
     assert result["accepted_ratio"]["least"] >= 0.98
-    assert result["accepted_ratio"]["most"] <= 1.0
+    if not result["checks_without_redis"]:
+        assert result["accepted_ratio"]["most"] <= 1.0
+    assert result["accepted_ratio"]["most"] <= 1.02
     assert result["budget_spent"] <= result["budget"]
     assert result["budget_spent"] > result["budget"] - result["largest_request_tokens"]
