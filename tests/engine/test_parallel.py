@@ -26,7 +26,7 @@ from adaptive_lora.types import AdapterVersion, Completion, SamplingConfig
 from .test_mixed_batches import Case, Report, compare
 from .test_vllm import alive, children, command
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.acceptance]
 
 PROMPTS = ["Hello", "What is 17 plus 25?", "a b c d e f g", "0123456789 0123456789"]
 GREEDY = SamplingConfig(max_tokens=24, ignore_eos=True, logprobs=2)
@@ -81,7 +81,6 @@ async def test_tensors_split_in_two_give_the_same_tokens(
     assert_same(halves, whole)
 
 
-@pytest.mark.acceptance
 async def test_layers_in_two_groups_give_the_bases_tokens(
     tiny_model: Path, whole: dict[Case, Completion], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,7 +198,6 @@ class TestScheduledVLLM(EngineConformance):
 
     async def test_zz_the_death_of_the_engine_process(self, engine, adapters):
         """Last of the engine's tests: it does not survive it."""
-        processes = children(os.getpid())
         stream = engine.generate(request(sampling=LONG))
         await anext(stream)
         waiting = [
@@ -207,6 +206,7 @@ class TestScheduledVLLM(EngineConformance):
         while not len(engine.queue):  # noqa: ASYNC110 - the test's time limit is the only one
             await asyncio.sleep(0.01)
         core = engine.inner._llm.engine_core.resources.engine_manager.processes[0].pid
+        processes = {core} | children(core)
         os.kill(core, signal.SIGKILL)
         with pytest.raises(EngineDead):
             async for _ in stream:

@@ -14,15 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.acceptance]
 
 ROOT = Path(__file__).parents[2]
 AGENTS = ["analysis", "code", "creative", "reasoning"]
 
 
-@pytest.fixture(
-    scope="module", params=["w8a8-int8", pytest.param("w4a16-int4", marks=pytest.mark.acceptance)]
-)
+@pytest.fixture(scope="module", params=["w8a8-int8", "w4a16-int4"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:

@@ -201,6 +201,7 @@ class TestOnVLLM:
 
 
 @pytest.mark.vllm
+@pytest.mark.acceptance
 def test_the_job_starts_and_stops_an_engine_of_its_own(base: Path, adapters: list[AdapterVersion]) -> None:
     report = run_parity(settings_for(base), adapters[1])
     assert report.passed, report
