@@ -145,6 +145,12 @@ class AdaptersSettings(Section):
         description="prove an adapter before it serves: that it changes the base's output on its own "
         "examples, and does not lose to the base on its probes",
     )
+    composition_method: Literal["cat", "ties", "dare_linear", "dare_ties"] = Field(
+        "cat", description="how agents are composed: the exact sum, or a merge that others have proposed"
+    )
+    composition_density: float = Field(
+        0.5, gt=0, le=1, description="share of a part's entries that ties and dare keep"
+    )
     max_compositions: int = Field(
         8, ge=0, description="weighted sums of agents kept loaded, the least used ones leave; 0 serves none"
     )

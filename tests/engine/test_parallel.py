@@ -22,9 +22,9 @@ from adaptive_lora.engine.vllm import VLLMInferenceEngine
 from adaptive_lora.engine.vllm_args import BITSANDBYTES_PLUGIN, CORES_ENV, VLLMOptions, engine_arguments
 from adaptive_lora.errors import SettingsError
 from adaptive_lora.types import AdapterVersion, Completion, SamplingConfig
+from tests.processes import alive, children, command
 
 from .test_mixed_batches import Case, Report, compare
-from .test_vllm import alive, children, command
 
 pytestmark = [pytest.mark.vllm, pytest.mark.acceptance]
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -28,27 +27,12 @@ from adaptive_lora.errors import (
 )
 from adaptive_lora.settings import AdaptersSettings, InferenceSettings, ModelSettings
 from adaptive_lora.types import ChatMessage
+from tests.processes import alive, children, command
 
 from .conformance import LONG, PROMPT, SHORT, EngineConformance, complete, request
 from .conftest import adapter_version
 
 pytestmark = pytest.mark.vllm
-
-
-def children(pid: int) -> set[int]:
-    """All descendants of a process."""
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found |= {child} | children(child)
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -228,13 +212,6 @@ class TestScheduledVLLM(EngineConformance):
         engines = {pid for pid in processes if "resource_tracker" not in command(pid)}
         while any(alive(pid) for pid in engines):  # noqa: ASYNC110 - the test's time limit is the only one
             await asyncio.sleep(0.05)
-
-
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except FileNotFoundError:
-        return ""
 
 
 async def test_a_model_that_is_not_there():

@@ -269,6 +269,33 @@ async def other(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+async def test_a_share_without_an_alias_is_refused_before_anything_is_kept(
+    client: httpx.AsyncClient, law: AdapterVersion, state_home: Path
+) -> None:
+    refused = await upload(client, law, share=0.5)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert kept(state_home) == []
+
+
+async def test_a_rollback_to_what_cannot_be_loaded_leaves_what_answers(
+    engine: FakeEngine, client: httpx.AsyncClient, better: AdapterVersion, state_home: Path
+) -> None:
+    """`code` is first uploaded, then replaced; the first one's files are gone when it is wanted back."""
+    await upload(client, better, alias="prod")
+    await client.put("/adapters/code/aliases/prod", json={"version": CODE.version})
+    await client.post(f"/adapters/code/versions/{better.version}/unload")
+    await until(lambda: better.id not in engine.adapters)
+    (folder,) = (state_home / "adaptive-lora").glob(f"*/adapters/code/{better.version}")
+    folder.rename(folder.with_name("gone"))
+    refused = await client.post("/adapters/code/rollback", json={"to": better.version})
+    assert refused.status_code == 422, refused.text
+    assert await who_answers(client, "code") == CODE.version
+    assert (await states(client, "code"))[better.version] == "failed"
+    folder.with_name("gone").rename(folder)
+    assert (await client.post(f"/adapters/code/versions/{better.version}/load")).status_code == 200
+    assert await who_answers(client, "code") == better.version
+
+
 async def test_another_process_follows(
     client: httpx.AsyncClient, other: httpx.AsyncClient, law: AdapterVersion, better: AdapterVersion
 ) -> None:

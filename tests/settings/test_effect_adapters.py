@@ -39,3 +39,20 @@ async def test_compositions_are_served_unless_none_may_be_kept(tmp_path: Path) -
             answer = await client.post("/generate", json={"prompt": "x", "adapter": "code:0.7+poems:0.3"})
             statuses[capacity] = answer.status_code
     assert statuses == {0: 400, 2: 200}
+
+
+@key("adapters.composition_method", "adapters.composition_density")
+async def test_compositions_are_made_by_the_configured_method(tmp_path: Path) -> None:
+    for name, seed in (("code", 1), ("poems", 2)):
+        write_adapter(tmp_path / "fleet" / name, base_model="fake-base", seed=seed)
+    versions = set()
+    for changes in (
+        {},
+        {"composition_method": "ties"},
+        {"composition_method": "ties", "composition_density": 0.2},
+    ):
+        adapters = {"path": tmp_path / "fleet", "max_lora_rank": 16, **changes}
+        async with serving(adapters=adapters) as client:
+            answer = await client.post("/generate", json={"prompt": "x", "adapter": "code:0.7+poems:0.3"})
+            versions.add(answer.json()["version"])
+    assert len(versions) == 3

@@ -304,6 +304,8 @@ OTHER_VALUES = {
     "adapters.max_lora_rank": "32",
     "adapters.effect_checks": "false",
     "adapters.max_compositions": "3",
+    "adapters.composition_method": "ties",
+    "adapters.composition_density": "0.25",
     "storage.path": "/somewhere",
     "storage.url": "s3://bucket/fleet",
     "storage.allowed_sources": "hf://org, s3://bucket/adapters",

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from adaptive_lora.adapters.base import BaseModelInfo
 from adaptive_lora.adapters.effect import check_effect, measure_effect
-from adaptive_lora.adapters.manifest import read_manifest
 from adaptive_lora.adapters.records import (
     ANY,
     PROD,
@@ -26,33 +24,31 @@ from adaptive_lora.adapters.records import (
     Change,
     Expected,
     HistoryEntry,
-    NewVersion,
-    Origin,
     Snapshot,
     VersionRecord,
 )
 from adaptive_lora.adapters.registry import Registry
 from adaptive_lora.adapters.store import Store
-from adaptive_lora.adapters.verify import check_unchanged, verify_adapter
+from adaptive_lora.agents.entrance import Entrance, recorded
 from adaptive_lora.agents.reconcile import Reconciler
 from adaptive_lora.agents.view import FleetView, Routes
 from adaptive_lora.engine.base import Engine
-from adaptive_lora.errors import AdapterError, AdaptiveLoraError, Conflict, HashMismatch, UnknownAdapter
+from adaptive_lora.errors import (
+    AdapterError,
+    AdaptiveLoraError,
+    Conflict,
+    EngineDead,
+    HashMismatch,
+    UnknownAdapter,
+)
 from adaptive_lora.types import AdapterVersion
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 POLL_INTERVAL_S = 1.0
 """How soon a change made by another process is seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What `Fleet.add` did."""
-
-    record: VersionRecord
-    alias: str | None
-    """What points to it now; None if it can only be asked for by version."""
 
 
 class Fleet:
@@ -65,23 +61,16 @@ class Fleet:
         registry: Registry,
         store: Store,
         reconciler: Reconciler,
-        *,
-        base: BaseModelInfo,
-        max_rank: int,
-        prove: Callable[[AdapterVersion], Awaitable[None]],
-        effect_checks: bool = True,
+        entrance: Entrance,
     ) -> None:
-        """`prove` makes the engine generate with a loaded adapter, or raises EngineError."""
         self._engine = engine
         self._registry = registry
         self._store = store
         self._reconciler = reconciler
-        self._base = base
-        self._max_rank = max_rank
-        self._prove = prove
-        self._effect_checks = effect_checks
+        self._entrance = entrance
         self._one_change = asyncio.Lock()
-        self._is_registry_away = False
+        self._problem: str | None = None
+        """What keeps it from following the registry."""
 
     @property
     def view(self) -> FleetView:
@@ -104,26 +93,35 @@ class Fleet:
         """Its files lie in a folder of the operator's, and not in the store."""
         self._reconciler.folders[version.id] = version.path
 
+    @property
+    def entrance(self) -> Entrance:
+        """For versions that come by another way than `add`."""
+        return self._entrance
+
     async def close(self) -> None:
         """Stop what runs in the background; the engine may be stopped then."""
         await self._reconciler.close()
 
     async def watch(self) -> None:
-        """Follow the registry, and the engine, until cancelled."""
+        """Follow the registry, and the engine, until cancelled. One log line per change of state. Raises
+        EngineDead."""
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
+            problem = None
             try:
                 revision = await asyncio.to_thread(self._registry.revision)
                 if revision != self._reconciler.revision or not self._reconciler.is_settled():
                     await self.reconcile()
+            except EngineDead:
+                raise
             except AdaptiveLoraError as error:
-                if not self._is_registry_away:
-                    _log.error("the fleet stays as it is: %s", error.message)
-                self._is_registry_away = True
-            else:
-                if self._is_registry_away:
-                    _log.info("the registry is back")
-                self._is_registry_away = False
+                problem = error.message
+            if problem != self._problem:
+                if problem is None:
+                    _log.info("the fleet follows the registry again")
+                else:
+                    _log.error("the fleet stays as it is: %s", problem)
+            self._problem = problem
 
     async def reconcile(self) -> None:
         """Bring engine, router and view to what the registry declares."""
@@ -145,72 +143,34 @@ class Fleet:
         alias: str | None = None,
         share: float | None = None,
         force: bool = False,
-    ) -> Added:
+    ) -> VersionRecord:
         """Verify the adapter in `folder` (below `store.staging()`), prove it, keep it and serve it.
 
         The first version of a name becomes `prod`; a later one gets `alias`, or can be asked for by its
         version only. `force` keeps and serves what fails the effect checks, marked as forced; the file checks
         cannot be forced. Adding what is there already proves it again. Raises AdapterError, and leaves
-        nothing behind.
+        nothing behind; Conflict or InvalidRequest for an alias that cannot be, which the version outlives.
         """
-        found = await asyncio.to_thread(verify_adapter, folder, base=self._base, max_rank=self._max_rank)
+        if share is not None and alias is None:
+            raise Conflict("share is for an alias: name it, as alias='canary'")
+        found = await self._entrance.check_files(folder)
         was_there = self._store.has(found.name, found.version)
         path = await asyncio.to_thread(self._store.install, folder, found.name, found.version)
         version = replace(found, path=path)
         try:
             async with self._one_change:
-                await self.admit(version, origin="store", source=source, by=by, force=force)
+                await self._entrance.admit(version, origin="store", source=source, by=by, force=force)
                 target = await self._alias_for(version.name, alias)
                 if target is not None:
-                    await asyncio.to_thread(
-                        self._registry.point,
-                        version.name,
-                        target,
-                        version.version,
-                        share=share,
-                        who=by.who,
-                        why=by.why,
-                    )
+                    point = self._registry.point
+                    await recorded(point, version.name, target, version.version, share=share, by=by)
                 snapshot = await self.snapshot()
                 await self._reconciler.run(snapshot)
         except BaseException:
             if not was_there:
                 await asyncio.shield(self._discard(version))
             raise
-        return Added(snapshot.version(version.name, version.version), target)
-
-    async def admit(
-        self, version: AdapterVersion, *, origin: Origin, source: str, by: Change, force: bool = False
-    ) -> None:
-        """Load `version`, prove it, and register it as loaded. On failure it is unloaded again."""
-        await asyncio.to_thread(check_unchanged, version)
-        loaded_before = version.id in self._engine.adapters
-        await self._engine.load(version)
-        try:
-            await self._prove(version)
-            report, refusal = await self._effect(version, force=force)
-            if origin == "store":
-                await asyncio.to_thread(self._store.mirror, version.name, version.version)
-            pinned = (await asyncio.to_thread(read_manifest, version.path)).pinned
-            new = NewVersion.of(version, self._base.name, origin=origin, source=source, refusal=refusal)
-            await asyncio.to_thread(self._registry.add, new, who=by.who, why=by.why)
-            if report is not None:
-                await asyncio.to_thread(
-                    self._registry.report, version.name, version.version, "effect", report, who=by.who
-                )
-            await asyncio.to_thread(
-                self._registry.declare,
-                version.name,
-                version.version,
-                loaded=True,
-                pinned=pinned or None,
-                who=by.who,
-                why=by.why,
-            )
-        except BaseException:
-            if not loaded_before:
-                await asyncio.shield(self._engine.unload(version.id))
-            raise
+        return snapshot.version(version.name, version.version)
 
     async def verify(self, name: str, ref: str, *, by: Change) -> VersionRecord:
         """Check the files and the effect of a loaded version again; the registry keeps the report.
@@ -221,29 +181,25 @@ class Fleet:
         version = self.view.versions.get(record.id)
         if version is None:
             raise Conflict(f"{record.id} is not loaded: load it first")
-        again = await asyncio.to_thread(
-            verify_adapter, version.path, base=self._base, max_rank=self._max_rank
-        )
+        again = await self._entrance.check_files(version.path)
         if again.id != version.id:
             raise HashMismatch(f"the files of {version.id} have been replaced: remove it, and add it again")
         report = await measure_effect(version, self._engine)
-        await asyncio.to_thread(
+        record = await asyncio.to_thread(
             self._registry.report, name, record.version, "effect", report.as_dict(), who=by.who
         )
         check_effect(version, report)
-        return (await self.snapshot()).version(name, record.version)
+        return record
 
     async def load(self, name: str, ref: str, *, by: Change) -> VersionRecord:
         """Declare a known version loaded, and wait until it answers. Raises AdapterError if it cannot be."""
-        return await self._declare(name, ref, loaded=True, by=by)
+        record = await self._declare(name, ref, loaded=True, by=by)
+        self._raise_failure(record.id)
+        return record
 
     async def unload(self, name: str, ref: str, *, by: Change) -> VersionRecord:
         """Declare it not loaded; requests that run with it finish. Raises Conflict while an alias points to
         it."""
-        record = await self._record(name, ref)
-        pointing = [a.alias for a in (await self.snapshot()).aliases_of(name) if a.version == record.version]
-        if pointing:
-            raise Conflict(f"{record.id} is {', '.join(pointing)} of {name}: point that elsewhere first")
         return await self._declare(name, ref, loaded=False, pinned=False, by=by)
 
     async def pin(self, name: str, ref: str, *, by: Change) -> VersionRecord:
@@ -270,10 +226,9 @@ class Fleet:
         record = await self._record(name, ref)
         if record.id not in self.view.versions:
             raise Conflict(f"{record.id} is not loaded, and cannot answer as {alias!r}: load it first")
-        await self._change(
+        return await self._change(
             self._registry.point, name, alias, record.version, share=share, expected=expected, by=by
         )
-        return (await self.snapshot()).alias(name, alias)
 
     async def drop(self, name: str, alias: str, *, by: Change) -> None:
         """Forget an alias."""
@@ -284,26 +239,28 @@ class Fleet:
         target = (await self.snapshot()).alias(name, alias)
         if f"{name}@{target.version}" not in self.view.versions:
             raise Conflict(f"{name}@{target.version} is not loaded, and cannot be {PROD}: load it first")
-        await self._change(self._registry.promote, name, alias=alias, expected=target.version, by=by)
-        return (await self.snapshot()).alias(name, PROD)
+        return await self._change(self._registry.promote, name, alias=alias, expected=target.version, by=by)
 
     async def rollback(self, name: str, ref: str | None, *, by: Change) -> AliasRecord:
-        """Make the version before the present one `prod` again, or the one named. It is loaded first."""
+        """Make the version before the present one `prod` again, or the one named.
+
+        If it is not loaded, the present one answers until it is. Raises AdapterError if it cannot be: then
+        the present one goes on, and loading is tried again.
+        """
         to = None if ref is None else (await self._record(name, ref)).version
-        await self._change(self._registry.rollback, name, to=to, by=by)
-        return (await self.snapshot()).alias(name, PROD)
+        prod = await self._change(self._registry.rollback, name, to=to, by=by)
+        self._raise_failure(f"{name}@{prod.version}")
+        return prod
 
     async def retire(self, name: str, ref: str, *, by: Change) -> VersionRecord:
         """Take a version out of service, and keep it. Raises Conflict while an alias points to it."""
         record = await self._record(name, ref)
-        await self._change(self._registry.retire, name, record.version, by=by)
-        return (await self.snapshot()).version(name, record.version)
+        return await self._change(self._registry.retire, name, record.version, by=by)
 
     async def restore(self, name: str, ref: str, *, by: Change) -> VersionRecord:
         """Take a retired version back; it is not loaded yet."""
         record = await self._record(name, ref)
-        await self._change(self._registry.restore, name, record.version, by=by)
-        return (await self.snapshot()).version(name, record.version)
+        return await self._change(self._registry.restore, name, record.version, by=by)
 
     async def delete(self, name: str, ref: str, *, by: Change) -> None:
         """Remove a retired version and its files for good. The history stays."""
@@ -311,22 +268,6 @@ class Fleet:
         await self._change(self._registry.delete, name, record.version, by=by)
         if record.origin == "store":
             await asyncio.to_thread(self._remove, name, record.version)
-
-    async def _effect(
-        self, version: AdapterVersion, *, force: bool
-    ) -> tuple[dict[str, Any] | None, str | None]:
-        """The effect report, and why the adapter would have been refused but for `force`."""
-        if not self._effect_checks:
-            return None, None
-        report = await measure_effect(version, self._engine)
-        try:
-            check_effect(version, report)
-        except AdapterError as error:
-            if not force:
-                raise
-            _log.warning("adapter %s is served by force: %s", version.id, error.message)
-            return report.as_dict(), error.message
-        return report.as_dict(), None
 
     async def _alias_for(self, name: str, alias: str | None) -> str | None:
         """`alias`, or `prod` for the first version of a name."""
@@ -338,11 +279,13 @@ class Fleet:
     async def _declare(self, name: str, ref: str, *, by: Change, **state: bool) -> VersionRecord:
         record = await self._record(name, ref)
         self._reconciler.forget_failure(record.id)
-        await self._change(self._registry.declare, name, record.version, by=by, **state)
-        failure = self._reconciler.failures.get(record.id)
-        if state.get("loaded") and failure is not None:
+        return await self._change(self._registry.declare, name, record.version, by=by, **state)
+
+    def _raise_failure(self, version_id: str) -> None:
+        """Why a version that was to be loaded a moment ago is not."""
+        failure = self._reconciler.failures.get(version_id)
+        if failure is not None:
             raise failure
-        return (await self.snapshot()).version(name, record.version)
 
     async def _record(self, name: str, ref: str) -> VersionRecord:
         """A version by its digits, or by an alias."""
@@ -359,11 +302,12 @@ class Fleet:
             raise UnknownAdapter(f"{name!r} {problem} {ref!r}; it has {there_are}")
         return matches[0]
 
-    async def _change(self, change: Callable[..., Any], *arguments: Any, by: Change, **options: Any) -> None:
+    async def _change(self, change: Callable[..., T], *arguments: Any, by: Change, **options: Any) -> T:
         """Make a change in the registry, and follow it."""
         async with self._one_change:
-            await asyncio.to_thread(change, *arguments, who=by.who, why=by.why, **options)
+            changed = await recorded(change, *arguments, by=by, **options)
             await self._reconciler.run(await self.snapshot())
+        return changed
 
     def _remove(self, name: str, version: str) -> None:
         self._store.remove(name, version)

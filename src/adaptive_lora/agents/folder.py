@@ -72,7 +72,7 @@ async def _take(fleet: Fleet, registry: Registry, snapshot: Snapshot, version: A
     fleet.found(version)
     known = next((record for record in snapshot.versions if record.id == version.id), None)
     if known is None:
-        await fleet.admit(version, origin="folder", source=version.path.name, by=BY)
+        await fleet.entrance.admit(version, origin="folder", source=version.path.name, by=BY)
     else:
         if known.retired:
             await asyncio.to_thread(registry.restore, name, digits, who=BY.who, why=BY.why)

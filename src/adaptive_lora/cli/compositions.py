@@ -124,8 +124,14 @@ async def _compare(
 
     engine = loading.build_engine(settings)
     with tempfile.TemporaryDirectory() as folder:
+        adapters = settings.adapters
         compositions = Compositions(
-            engine, Path(folder), max_rank=settings.adapters.max_lora_rank, capacity=1
+            engine,
+            Path(folder),
+            max_rank=adapters.max_lora_rank,
+            capacity=1,
+            method=adapters.composition_method,
+            density=adapters.composition_density,
         )
         try:
             await engine.start()

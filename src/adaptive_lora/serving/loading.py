@@ -147,6 +147,8 @@ def make_compositions(settings: Settings, engine: Engine) -> Compositions | None
         state_folder(settings) / "compositions",
         max_rank=settings.adapters.max_lora_rank,
         capacity=settings.adapters.max_compositions,
+        method=settings.adapters.composition_method,
+        density=settings.adapters.composition_density,
     )
 
 
@@ -163,6 +165,7 @@ def make_fleet(
     """The fleet of this process, empty so far."""
     from adaptive_lora.adapters.state import state_folder
     from adaptive_lora.adapters.store import Store
+    from adaptive_lora.agents.entrance import Entrance
     from adaptive_lora.agents.fleet import Fleet
     from adaptive_lora.agents.reconcile import Reconciler
 
@@ -183,16 +186,16 @@ def make_fleet(
         keep_router=partial(_keep_router, settings.router.bundle_path),
         on_unload=on_unload,
     )
-    return Fleet(
+    entrance = Entrance(
         engine,
         registry,
         store,
-        reconciler,
         base=base,
         max_rank=max_rank,
         prove=prove,
         effect_checks=settings.adapters.effect_checks,
     )
+    return Fleet(engine, registry, store, reconciler, entrance)
 
 
 def _keep_router(bundle_path: Path | None, routes: Routes, versions: Mapping[str, str]) -> None:

@@ -22,8 +22,8 @@ from adaptive_lora.errors import AdapterError, Unsupported
 from adaptive_lora.settings import WorkersSettings
 from adaptive_lora.types import ChatMessage, SamplingConfig
 from tests.engine.conformance import BOOLEAN, LONG, PROMPT, SHORT, EngineConformance, complete, request
-from tests.engine.remote.processes import alive, children
 from tests.engine.remote.vllm_worker import KEY, VLLMWorker
+from tests.processes import alive, children
 
 pytestmark = pytest.mark.vllm
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from adaptive_lora.adapters.manifest import read_manifest
 from adaptive_lora.adapters.records import ANY, AliasRecord, Change, VersionRecord
 from adaptive_lora.adapters.registry_checks import MAX_WHO_CHARS
-from adaptive_lora.errors import Conflict, Forbidden, UnknownAdapter
+from adaptive_lora.errors import Forbidden, UnknownAdapter
 from adaptive_lora.serving import intake
 from adaptive_lora.serving.auth.guard import needs, principal_of
 from adaptive_lora.serving.principal import ANYBODY
@@ -74,8 +74,6 @@ async def add(body: AddBody, request: Request) -> Response:
     """Fetch an adapter, verify and prove it, and serve it. Answers when it can be asked for."""
     runtime = runtime_of(request)
     fleet = runtime.fleet
-    if body.share is not None and body.alias is None:
-        raise Conflict("share is for an alias: name it, as alias='canary'")
 
     by = _by(request, body.change)
 
@@ -86,7 +84,7 @@ async def add(body: AddBody, request: Request) -> Response:
             added = await fleet.add(
                 folder, source=source, by=by, alias=body.alias, share=body.share, force=body.force
             )
-        return await _version(runtime, added.record, status=201)
+        return await _version(runtime, added, status=201)
 
     return await _to_the_end(work())
 
@@ -133,7 +131,7 @@ async def upload(
             await asyncio.to_thread(intake.unpack, archive, folder, storage)
             await asyncio.to_thread(_check_own, request, folder)
             added = await fleet.add(folder, source="upload", by=by, alias=alias, share=share, force=force)
-        return await _version(runtime, added.record, status=201)
+        return await _version(runtime, added, status=201)
 
     return await _to_the_end(work())
 
