@@ -20,6 +20,7 @@ from adaptive_lora.errors import UnknownAdapter
 from adaptive_lora.telemetry.metrics import Metrics
 from adaptive_lora.types import BASE, AdapterVersion, GenerateRequest
 from tests.adapter_folders import verified, write_adapter
+from tests.agents.conftest import fleet_of
 from tests.agents.test_orchestrator import Recorder
 
 SPEC = "code:0.7+poems:0.3"
@@ -54,7 +55,7 @@ def orchestrator(
 async def test_a_composition_is_built_loaded_and_answers(
     engine: FakeEngine, versions: list[AdapterVersion], compositions: Compositions, metrics: Metrics
 ) -> None:
-    serving = orchestrator(engine, FleetView.of(versions), compositions, metrics)
+    serving = orchestrator(engine, fleet_of(versions), compositions, metrics)
     plan = await serving.plan("x", parse_name(SPEC))
     assert plan.agent == SPEC
     assert plan.adapter is not None
@@ -71,7 +72,7 @@ async def test_a_composition_is_built_loaded_and_answers(
 async def test_a_part_that_does_not_exist(
     engine: FakeEngine, versions: list[AdapterVersion], compositions: Compositions, metrics: Metrics
 ) -> None:
-    serving = orchestrator(engine, FleetView.of(versions), compositions, metrics)
+    serving = orchestrator(engine, fleet_of(versions), compositions, metrics)
     with pytest.raises(UnknownAdapter, match="law"):
         await serving.plan("x", parse_name("code:0.7+law:0.3"))
 
@@ -86,7 +87,7 @@ async def test_the_router_proposes_what_has_proved_better(
 ) -> None:
     name = parse_name(SPEC)
     assert isinstance(name, Composition)
-    view = replace(FleetView.of(versions, Sure(agent)), compositions={frozenset({"code", "poems"}): name})
+    view = replace(fleet_of(versions, Sure(agent)), compositions={frozenset({"code", "poems"}): name})
     plan = await orchestrator(engine, view, compositions, metrics).plan("x", parse_name("auto"))
     if agent == BASE:
         assert (plan.agent, plan.decision.reason) == (BASE, "abstained"), "an abstention stands"
@@ -94,7 +95,7 @@ async def test_the_router_proposes_what_has_proved_better(
         assert (plan.agent, plan.decision.reason) == (SPEC, "composed")
         assert plan.adapter is not None
         assert plan.adapter.name == "composition"
-    without = FleetView.of(versions, Sure(agent))
+    without = fleet_of(versions, Sure(agent))
     alone = await orchestrator(engine, without, compositions, metrics).plan("x", parse_name("auto"))
     assert alone.agent == agent
 

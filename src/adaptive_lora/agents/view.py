@@ -4,7 +4,7 @@ sees one state of the fleet from its decision to its last token."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -55,34 +55,6 @@ class FleetView:
     _restricted: dict[frozenset[str], FleetView] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-
-    @classmethod
-    def of(cls, versions: Iterable[AdapterVersion], router: Routes | None = None) -> FleetView:
-        """A fleet without a registry: of several versions of one name the last is `prod`."""
-        ordered = list(versions)
-        aliases = {version.name: {PROD: Alias(version.version)} for version in ordered}
-        return cls({version.id: version for version in ordered}, aliases, router)
-
-    def restricted_to(self, names: frozenset[str] | None) -> FleetView:
-        """What a caller may use and know of, as if there were no other agents. None: all of it.
-
-        Made once per set of names: a caller's next requests cost a look-up.
-        """
-        if names is None:
-            return self
-        view = self._restricted.get(names)
-        if view is None:
-            view = FleetView(
-                {id_: version for id_, version in self.versions.items() if version.name in names},
-                {name: aliases for name, aliases in self.aliases.items() if name in names},
-                self.router,
-                frozenset(id_ for id_ in self.pinned if id_.partition("@")[0] in names),
-                {parts: each for parts, each in self.compositions.items() if parts <= names},
-            )
-            if len(self._restricted) >= MAX_RESTRICTED:
-                self._restricted.clear()
-            self._restricted[names] = view
-        return view
 
     @property
     def candidates(self) -> tuple[str, ...]:
