@@ -56,6 +56,27 @@ class FleetView:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    def restricted_to(self, names: frozenset[str] | None) -> FleetView:
+        """What a caller may use and know of, as if there were no other agents. None: all of it.
+
+        Made once per set of names: a caller's next requests cost a look-up.
+        """
+        if names is None:
+            return self
+        view = self._restricted.get(names)
+        if view is None:
+            view = FleetView(
+                {id_: version for id_, version in self.versions.items() if version.name in names},
+                {name: aliases for name, aliases in self.aliases.items() if name in names},
+                self.router,
+                frozenset(id_ for id_ in self.pinned if id_.partition("@")[0] in names),
+                {parts: each for parts, each in self.compositions.items() if parts <= names},
+            )
+            if len(self._restricted) >= MAX_RESTRICTED:
+                self._restricted.clear()
+            self._restricted[names] = view
+        return view
+
     @property
     def candidates(self) -> tuple[str, ...]:
         """Agents that the router may choose, sorted: those whose bare name can answer."""
