@@ -123,10 +123,6 @@ class FleetView:
             raise UnknownAdapter(f"{str(name)!r} fits several versions, use more digits; served: {served}")
         return self.versions[matches[0]], None
 
-    def prod(self, name: str) -> AdapterVersion | None:
-        """What `name` means, shares apart; None if nothing that is ready."""
-        return self._target(name, self.aliases.get(name, {}).get(PROD))
-
     def _target(self, name: str, alias: Alias | None) -> AdapterVersion | None:
         return None if alias is None else self.versions.get(f"{name}@{alias.version}")
 
