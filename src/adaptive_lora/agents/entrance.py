@@ -16,7 +16,7 @@ from adaptive_lora.adapters.registry import Registry
 from adaptive_lora.adapters.store import Store
 from adaptive_lora.adapters.verify import check_unchanged, verify_adapter
 from adaptive_lora.engine.base import Engine
-from adaptive_lora.errors import AdapterError
+from adaptive_lora.errors import AdapterError, AdaptiveLoraError, EngineError
 from adaptive_lora.types import AdapterVersion
 
 _log = logging.getLogger(__name__)
@@ -97,3 +97,12 @@ class Entrance:
 async def recorded(change: Callable[..., T], *arguments: Any, by: Change, **options: Any) -> T:
     """A change of the registry, in a thread, with who makes it and why."""
     return await asyncio.to_thread(change, *arguments, who=by.who, why=by.why, **options)
+
+
+def refusal_of(error: AdaptiveLoraError) -> AdapterError:
+    """Why a version is not served, whatever kept it from it."""
+    if isinstance(error, AdapterError):
+        return error
+    return AdapterError(
+        f"it does not generate: {error.message}" if isinstance(error, EngineError) else error.message
+    )

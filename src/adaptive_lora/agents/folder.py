@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from adaptive_lora.adapters.catalog import Catalog
 from adaptive_lora.adapters.records import PROD, Change, NewVersion, Snapshot, VersionRecord
 from adaptive_lora.adapters.registry import Registry
+from adaptive_lora.agents.entrance import refusal_of
 from adaptive_lora.agents.fleet import Fleet
 from adaptive_lora.errors import AdapterError, EngineDead, EngineError
 from adaptive_lora.types import AdapterVersion
@@ -30,10 +31,11 @@ def expected(snapshot: Snapshot, catalog: Catalog) -> list[AdapterVersion]:
     found = {version.name: version for version in catalog.versions}
     prods = {record.name: record.version for record in snapshot.aliases if record.alias == PROD}
     known = {record.id: record for record in snapshot.versions}
+    gone = {record.id for record in _gone(snapshot, catalog)}
     result: dict[str, AdapterVersion] = {}
     for name, digits in prods.items():
         record = known.get(f"{name}@{digits}")
-        if record is not None and (record.origin == "store" or record not in _gone(snapshot, catalog)):
+        if record is not None and record.id not in gone:
             result[name] = record.as_version()
     for name, version in found.items():
         if name not in result or version.id not in known or result[name].id == version.id:
@@ -57,12 +59,7 @@ async def take_in(fleet: Fleet, registry: Registry, catalog: Catalog) -> Mapping
         except EngineDead:
             raise
         except (AdapterError, EngineError) as error:
-            reason = (
-                error
-                if isinstance(error, AdapterError)
-                else AdapterError(f"it does not generate: {error.message}")
-            )
-            refused[version.path.name] = reason
+            reason = refused[version.path.name] = refusal_of(error)
             _log.error("adapter %s is not served: %s", version.id, reason.message)
     return refused
 

@@ -18,6 +18,7 @@ from adaptive_lora.adapters.manifest import COMPOSITION
 from adaptive_lora.adapters.records import PROD, Snapshot, VersionRecord
 from adaptive_lora.adapters.store import Store
 from adaptive_lora.adapters.verify import verify_adapter
+from adaptive_lora.agents.entrance import refusal_of
 from adaptive_lora.agents.names import Composition, parse_name
 from adaptive_lora.agents.view import Alias, FleetView, Routes
 from adaptive_lora.engine.base import Engine
@@ -25,7 +26,6 @@ from adaptive_lora.errors import (
     AdapterError,
     AdaptiveLoraError,
     EngineDead,
-    EngineError,
     HashMismatch,
     InvalidRequest,
     Unsupported,
@@ -175,10 +175,7 @@ class Reconciler:
         return version
 
     async def _give_up(self, version_id: str, error: AdaptiveLoraError) -> None:
-        if isinstance(error, EngineError):
-            error = AdapterError(f"it does not generate: {error.message}")
-        elif not isinstance(error, AdapterError):
-            error = AdapterError(error.message)
+        error = refusal_of(error)
         if version_id in self._engine.adapters:
             await self._engine.unload(version_id)
         before = self._failures.get(version_id)
