@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from adaptive_lora.cli.app import app
 from adaptive_lora.cli.client import ServerRefused
+from adaptive_lora.errors import InvalidRequest
 from tests.adapter_folders import verified, write_adapter
 
 BASE = "fake-base"
@@ -96,6 +97,9 @@ def test_a_refusal_is_the_servers_own(run: object, tmp_path: Path) -> None:
     refused = run("add", str(path))
     assert isinstance(refused.exception, ServerRefused)
     assert "another" in refused.exception.message
+    absent = run("add", "./nowhere")
+    assert isinstance(absent.exception, InvalidRequest)
+    assert "no './nowhere' here" in absent.exception.message
     unknown = run("add", "s3://bucket/law")
     assert isinstance(unknown.exception, ServerRefused)
     assert "storage.allowed_sources" in unknown.exception.message

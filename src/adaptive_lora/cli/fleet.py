@@ -12,6 +12,7 @@ from rich.text import Text
 
 from adaptive_lora.cli.client import DEFAULT_SERVER, Server, actor, call, packed
 from adaptive_lora.cli.common import AsJson, console, output, print_json
+from adaptive_lora.errors import InvalidRequest
 
 Name = Annotated[str, typer.Argument(help="The adapter's name.")]
 Ref = Annotated[str, typer.Argument(help="A version's digits, or an alias.")]
@@ -75,6 +76,8 @@ def add(
     A folder or an archive on this machine is sent along; a URI is fetched by the server, which must allow it.
     """
     path = Path(source)
+    if "://" not in source and not path.is_absolute() and not path.exists():
+        raise InvalidRequest(f"there is no {source!r} here: name an adapter's folder, an archive, or a URI")
     with console().status(f"{server} verifies {source}"):
         if path.exists():
             params = {"alias": alias_name, "share": share, "force": force, "who": actor(), "why": why}
