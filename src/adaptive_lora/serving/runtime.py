@@ -29,6 +29,7 @@ from adaptive_lora.errors import (
     RegistryUnavailable,
 )
 from adaptive_lora.serving import loading
+from adaptive_lora.serving.admission.priority import Priority
 from adaptive_lora.serving.cache.answers import AnswerCache, Answers, CachePolicy, CacheResult
 from adaptive_lora.serving.cache.factory import make_cache, make_salts
 from adaptive_lora.serving.quotas.factory import make_limiter, make_redis
@@ -108,7 +109,13 @@ class Runtime:
         return self._orchestrator
 
     def answers(
-        self, tenant: str, policy: CachePolicy, results: list[CacheResult], grant: Grant | None = None
+        self,
+        tenant: str,
+        policy: CachePolicy,
+        results: list[CacheResult],
+        grant: Grant | None = None,
+        *,
+        priority: Priority = "interactive",
     ) -> Answers:
         """A caller's way to answers, within its grant; where each came from is added to `results`. Raises as
         `orchestrator`."""
@@ -123,6 +130,7 @@ class Runtime:
             policy=policy,
             results=results,
             meter=meter,
+            priority=priority,
         )
 
     @property

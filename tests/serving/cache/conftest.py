@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adaptive_lora.serving.admission.priority import Priority
 from adaptive_lora.serving.cache.answers import AnswerCache, CachePolicy
 from adaptive_lora.serving.cache.codec import Codec
 from adaptive_lora.serving.cache.flight import Chunks
@@ -89,8 +90,10 @@ class Gateway:
         tenant: str = "acme",
         deadline: float = NEVER,
         generate: Callable[[], Chunks] | None = None,
+        priority: Priority = "interactive",
     ) -> Reader:
-        return Reader(self, request or request_of(), policy or CachePolicy(), tenant, deadline, generate)
+        wanted = request or request_of()
+        return Reader(self, wanted, policy or CachePolicy(), tenant, deadline, generate, priority)
 
     async def answer(self, *args: object, **keys: object) -> tuple[str, tuple[TokenChunk, ...]]:
         """Ask, where a generation is over at once. Returns the result and the chunks."""
@@ -113,6 +116,7 @@ class Reader:
         tenant: str,
         deadline: float,
         generate: Callable[[], Chunks] | None,
+        priority: Priority,
     ) -> None:
         self.chunks: list[TokenChunk] = []
         self.results: list[str] = []
@@ -121,6 +125,7 @@ class Reader:
             request,
             policy,
             generate or gateway.engine.generate,
+            priority=priority,
             deadline=deadline,
             tell=self.results.append,
         )

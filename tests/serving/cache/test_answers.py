@@ -119,6 +119,24 @@ async def test_identical_requests_share_one_generation_and_read_it_as_it_comes(g
     assert (await gateway.answer())[0] == "hit"
 
 
+async def test_nobody_waits_for_a_less_urgent_generation(gateway: Gateway) -> None:
+    batch = [gateway.ask(priority="batch") for _ in range(2)]
+    await settle()
+    urgent = gateway.ask()
+    await settle()
+    assert len(gateway.engine.generations) == 2
+    gateway.engine.generations[1].say(*ANSWER)
+    gateway.engine.generations[1].end()
+    await urgent.task
+    assert (tuple(urgent.chunks), urgent.result) == (ANSWER, "miss")
+    assert [reader.task.done() for reader in batch] == [False, False]
+    gateway.engine.generations[0].say(*ANSWER)
+    gateway.engine.generations[0].end()
+    for reader in batch:
+        await reader.task
+    assert [reader.result for reader in batch] == ["miss", "shared"]
+
+
 @pytest.mark.parametrize("who", [0, 1, 2])
 async def test_one_that_leaves_takes_nothing_from_the_others(gateway: Gateway, who: int) -> None:
     """The first one is whose request started it."""

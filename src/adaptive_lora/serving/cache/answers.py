@@ -22,6 +22,7 @@ from adaptive_lora.agents.orchestrator import Orchestrator
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.engine.collect import collect
 from adaptive_lora.errors import AdaptiveLoraError, RateLimited
+from adaptive_lora.serving.admission.priority import Priority
 from adaptive_lora.serving.cache.codec import Codec, Undecodable
 from adaptive_lora.serving.cache.flight import BURST_CHUNKS, Chunks, Flight
 from adaptive_lora.serving.cache.key import KeyMaker, ModelIdentity
@@ -69,7 +70,7 @@ class AnswerCache:
         self._keys = keys
         self._model = model
         self._metrics = metrics
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[tuple[Priority, bytes], Flight] = {}
         self._is_closed = False
 
     def stream(
@@ -79,14 +80,16 @@ class AnswerCache:
         policy: CachePolicy,
         generate: Callable[[], Chunks],
         *,
+        priority: Priority,
         deadline: float,
         tell: Callable[[CacheResult], None],
     ) -> Chunks:
         """The answer's chunks. `generate` starts a generation that ends by itself at `deadline`; `tell` hears
-        where the chunks come from, before the first of them. Raises what the generation raises."""
+        where the chunks come from, before the first of them. Generations are shared within a `priority`, so
+        that nobody waits for a less urgent one. Raises what the generation raises."""
         key = self._key(tenant, request, policy)
         if key is not None and policy.mode == "use":
-            return self._shared(key, generate, deadline, tell)
+            return self._shared((priority, key), generate, deadline, tell)
         tell("bypass")
         self._metrics.requested("bypass")
         return generate() if key is None else self._kept(key, generate())
@@ -105,7 +108,11 @@ class AnswerCache:
         return None if model is None else self._keys.answer(model, tenant, request)
 
     async def _shared(
-        self, key: bytes, generate: Callable[[], Chunks], deadline: float, tell: Callable[[CacheResult], None]
+        self,
+        name: tuple[Priority, bytes],
+        generate: Callable[[], Chunks],
+        deadline: float,
+        tell: Callable[[CacheResult], None],
     ) -> Chunks:
         """The kept answer; or the generation that runs for it, which this request starts if there is none."""
         result: CacheResult = "miss"
@@ -113,13 +120,13 @@ class AnswerCache:
         retries = 1
         try:
             while True:
-                kept = None if key in self._flights else await self._read(key)
+                kept = None if name in self._flights else await self._read(name[1])
                 if kept is not None:
                     result, chunks = "hit", _replay(kept)
-                elif key in self._flights:
-                    result, chunks = "shared", self._flights[key].read(deadline=deadline)
+                elif name in self._flights:
+                    result, chunks = "shared", self._flights[name].read(deadline=deadline)
                 else:
-                    result, chunks = "miss", self._fly(key, generate(), deadline).read(deadline=deadline)
+                    result, chunks = "miss", self._fly(name, generate(), deadline).read(deadline=deadline)
                 tell(result)
                 try:
                     async with aclosing(chunks):
@@ -139,13 +146,13 @@ class AnswerCache:
         finally:
             self._metrics.requested(result, saved_tokens=0 if result == "miss" else n_tokens)
 
-    def _fly(self, key: bytes, chunks: Chunks, deadline: float) -> Flight:
+    def _fly(self, name: tuple[Priority, bytes], chunks: Chunks, deadline: float) -> Flight:
         def forget(ended: Flight) -> None:
-            if self._flights.get(key) is ended:
-                del self._flights[key]
+            if self._flights.get(name) is ended:
+                del self._flights[name]
 
-        flight = self._flights[key] = Flight(
-            chunks, deadline=deadline, keep=partial(self._write, key), on_end=forget
+        flight = self._flights[name] = Flight(
+            chunks, deadline=deadline, keep=partial(self._write, name[1]), on_end=forget
         )
         return flight
 
@@ -204,6 +211,7 @@ class Answers:
         policy: CachePolicy,
         results: list[CacheResult],
         meter: Callable[[Chunks, GenerateRequest], Chunks] | None = None,
+        priority: Priority = "interactive",
     ) -> None:
         """`results` gets one entry for each request, in the order of the calls. `meter` is around each
         generation, and not around what is kept: that costs nobody a token."""
@@ -214,6 +222,7 @@ class Answers:
         self._policy = policy
         self._results = results
         self._meter = meter
+        self._priority = priority
 
     def stream(
         self, plan: Plan, request: GenerateRequest, *, deadline: float
@@ -233,6 +242,7 @@ class Answers:
             salted,
             self._policy,
             lambda: self._generate(plan, salted, deadline),
+            priority=self._priority,
             deadline=deadline,
             tell=tell,
         )
