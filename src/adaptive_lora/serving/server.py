@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.binding import bind, check_bind, url_of
+from adaptive_lora.serving.protocol import StrictProtocol
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.logging import configure_logging
 
@@ -99,6 +100,8 @@ def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = 
 def _config(app: FastAPI, *, lifespan: bool) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=StrictProtocol,
+        ws="none",
         lifespan="on" if lifespan else "off",
         log_config=None,
         access_log=False,
