@@ -32,6 +32,7 @@ AdaptiveLoraError
 ├── RedisUnavailable          Redis does not answer (retryable); limits and cache go on without it
 ├── RateLimited               more than the caller's limit: requests, tokens, requests at once (retryable)
 │   └── BudgetSpent           the month's tokens are used up
+├── ShuttingDown              this process ends; others, or the next one, answer (retryable)
 ├── RouterError
 │   ├── NoCandidates          nothing to choose from
 │   └── BundleError           a router bundle that is missing, damaged, or of another encoder
@@ -194,6 +195,11 @@ class RateLimited(AdaptiveLoraError):
 class BudgetSpent(RateLimited):
     code = "insufficient_quota"
     retryable = False
+
+
+class ShuttingDown(AdaptiveLoraError):
+    code = "shutting_down"
+    retryable = True
 
 
 class RouterError(AdaptiveLoraError):

@@ -29,6 +29,18 @@ class ApiSettings(Section):
         1, ge=1, description="gateway processes; an in-process engine allows exactly 1 (1 per GPU)"
     )
     timeout: float = Field(300.0, gt=0, description="seconds that one request may take, queue included")
+    drain_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="seconds that a server goes on serving after SIGTERM, not ready any more, so that "
+        "balancers see it; Ctrl-C does not wait",
+    )
+    grace_seconds: float = Field(
+        30.0,
+        ge=1,
+        description="seconds from SIGTERM to the end, drain_seconds included: at most Kubernetes' "
+        "terminationGracePeriodSeconds; what has not finished by then ends with an error",
+    )
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="largest request body, in bytes")
     allowed_hosts: tuple[str, ...] = Field(
         (), description="host names that requests may carry; default: those of a loopback address, else any"
@@ -50,6 +62,15 @@ class ApiSettings(Section):
         description="port of the administrators' endpoints (keys, audit), 0 takes a free one; default: they "
         "are served nowhere",
     )
+
+    @model_validator(mode="after")
+    def _the_drain_leaves_time_to_finish(self) -> Self:
+        if self.drain_seconds >= self.grace_seconds:
+            raise ValueError(
+                f"drain_seconds ({self.drain_seconds:g}) must be less than grace_seconds "
+                f"({self.grace_seconds:g}): requests finish in what is left"
+            )
+        return self
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -256,6 +256,8 @@ OTHER_VALUES = {
     "api.port": "9000",
     "api.allowed_hosts": "one.example, two.example",
     "api.timeout": "7.5",
+    "api.drain_seconds": "5",
+    "api.grace_seconds": "60",
     "api.max_body_bytes": "2000",
     "api.max_concurrent_requests": "3",
     "api.trusted_proxies": "10.0.0.0/8, 192.0.2.1",

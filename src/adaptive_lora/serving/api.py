@@ -83,7 +83,7 @@ def create_app(
         )
 
     # The last one added is the outermost.
-    app.add_middleware(Admission, limit=settings.api.max_concurrent_requests)
+    app.add_middleware(Admission, limit=settings.api.max_concurrent_requests, drain=runtime.drain)
     app.add_middleware(
         Intake,
         max_body_bytes=settings.api.max_body_bytes,
@@ -95,5 +95,5 @@ def create_app(
     )
     app.add_middleware(Authentication, gate=gate)
     app.add_middleware(HostCheck, allowed=allowed_hosts(settings.api))
-    app.add_middleware(Accounting, metrics=metrics)
+    app.add_middleware(Accounting, metrics=metrics, drain=runtime.drain)
     return app

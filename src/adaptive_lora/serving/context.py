@@ -47,6 +47,8 @@ class RequestContext:
     """A stream that began well and ended in an error."""
     aborted: bool = False
     """The client went away first."""
+    interruption: AdaptiveLoraError | None = None
+    """Why the server itself cancels the request's task; its answer ends with this."""
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What every response carries; several plans (a list of prompts) are listed in order."""

@@ -59,6 +59,7 @@ STATUS: Mapping[type[AdaptiveLoraError], int] = {
     errors.RedisUnavailable: 503,
     errors.RateLimited: 429,
     errors.BudgetSpent: 429,
+    errors.ShuttingDown: 503,
     errors.RouterError: 500,
     errors.NoCandidates: 503,
     errors.BundleError: 500,

@@ -15,8 +15,10 @@ from collections.abc import Collection, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adaptive_lora.errors import AdaptiveLoraError, Overloaded, ShuttingDown
 from adaptive_lora.serving.context import RequestContext, context_of, new_context
-from adaptive_lora.serving.errors import RETRY_AFTER_S, error_response, response_of
+from adaptive_lora.serving.drain import Drain
+from adaptive_lora.serving.errors import error_response, response_of
 from adaptive_lora.telemetry.logging import request_id_var
 from adaptive_lora.telemetry.metrics import Metrics
 
@@ -34,9 +36,10 @@ class Accounting:
     """Gives each request an id, its response the headers, and each end a metric and a log line. Catches what
     nobody else caught."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,6 +52,8 @@ class Accounting:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *context.headers()]
+                if self._drain.leaving.is_set():
+                    message["headers"].append((b"connection", b"close"))
             elif not message.get("more_body", False):
                 context.finished = True
             await send(message)
@@ -129,30 +134,40 @@ class HostCheck:
 
 
 class Admission:
-    """At most `limit` requests at a time; the others are told at once to come back."""
+    """At most `limit` requests at a time, and none once the server is `drain`ed: the others are told at once
+    to come back. Who is inside then may finish, or is told that it could not."""
 
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, drain: Drain) -> None:
         self._app = app
         self._limit = limit
+        self._drain = drain
         self._n_inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        if self._n_inside >= self._limit:
-            refusal = error_response(
-                503,
-                "overloaded",
-                f"{self._limit} requests are in flight, which is the limit: try again",
-                context_of(scope).request_id,
-                headers={"retry-after": str(RETRY_AFTER_S)},
-            )
-            await refusal(scope, receive, send)
+        context = context_of(scope)
+        refusal: AdaptiveLoraError | None = None
+        if self._drain.is_closed:
+            refusal = ShuttingDown("the server is shutting down: try again")
+        elif self._n_inside >= self._limit:
+            refusal = Overloaded(f"{self._limit} requests are in flight, which is the limit: try again")
+        if refusal is not None:
+            await response_of(refusal, context.request_id)(scope, receive, send)
             return
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an ASGI application runs in a task")
         self._n_inside += 1
         try:
-            await self._app(scope, receive, send)
+            with self._drain.inside(task, context):
+                await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if context.interruption is None or task.uncancel() > 0:
+                raise
+            if context.status is None:
+                await response_of(context.interruption, context.request_id)(scope, receive, send)
         finally:
             self._n_inside -= 1
 

@@ -4,6 +4,7 @@ starting ──▶ ready ◀──▶ stalled        stalled: no generation has 
 fails)
     └──────────┴───▶ failed            failed: the engine cannot start, or has died; `on_failure` is
     called once
+draining: after any of them. The process will end; it is not ready, and serves on until it does
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from adaptive_lora.serving import loading
 from adaptive_lora.serving.admission.priority import Priority
 from adaptive_lora.serving.cache.answers import AnswerCache, Answers, CachePolicy, CacheResult
 from adaptive_lora.serving.cache.factory import make_cache, make_salts
+from adaptive_lora.serving.drain import Drain
 from adaptive_lora.serving.quotas.factory import make_limiter, make_redis
 from adaptive_lora.serving.quotas.metering import metered
 from adaptive_lora.settings import Settings
@@ -53,7 +55,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-Phase = Literal["starting", "ready", "stalled", "failed", "stopped"]
+Phase = Literal["starting", "ready", "stalled", "draining", "failed", "stopped"]
+
+_SERVING: frozenset[Phase] = frozenset({"ready", "stalled", "draining"})
 
 WATCH_INTERVAL_S = 5.0
 IDLE_BEFORE_CANARY_S = 30.0
@@ -84,6 +88,8 @@ class Runtime:
         self.base_model = demo_fleet.public_name(settings.model.base_model)
         self.started_at = time.monotonic()
         self.created = int(time.time())
+        self.drain = Drain()
+        """Whether the process is about to end; the server drives it."""
         self.redis = make_redis(settings, metrics)
         """The one that gateways share; None if none is configured."""
         self.limiter = make_limiter(settings, metrics, self.redis)
@@ -104,7 +110,7 @@ class Runtime:
     @property
     def orchestrator(self) -> Orchestrator:
         """Raises EngineNotReady, with the reason, unless requests are served."""
-        if self._orchestrator is None or self.phase not in ("ready", "stalled"):
+        if self._orchestrator is None or self.phase not in _SERVING:
             raise EngineNotReady(f"not ready: {self.detail}")
         return self._orchestrator
 
@@ -143,7 +149,7 @@ class Runtime:
     @property
     def fleet(self) -> Fleet:
         """Raises EngineNotReady, with the reason, unless requests are served."""
-        if self._fleet is None or self.phase not in ("ready", "stalled"):
+        if self._fleet is None or self._orchestrator is None or self.phase not in _SERVING:
             raise EngineNotReady(f"not ready: {self.detail}")
         return self._fleet
 
@@ -162,6 +168,11 @@ class Runtime:
     def start(self) -> None:
         """Begin to load, in the background of the running event loop."""
         self._tasks.append(asyncio.create_task(self._guarded(self._run)))
+
+    def leave(self) -> None:
+        """Not ready from now on, for the process will end; requests are served until `stop`."""
+        if self.phase != "failed":
+            self._enter("draining", "the server is shutting down")
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -330,6 +341,8 @@ class Runtime:
         _log.info("%s", detail)
 
     def _enter(self, phase: Phase, detail: str) -> None:
+        if self.phase == "draining" and phase not in ("stopped", "failed"):
+            return
         self.phase = phase
         self.detail = detail
         self.metrics.engine.ready = phase == "ready"

@@ -1,4 +1,4 @@
-"""The process that serves: uvicorn, one worker, a clean end."""
+"""The process that serves: uvicorn, one worker, a clean end (`drain`)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,34 @@ from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.binding import bind, check_bind, url_of
 from adaptive_lora.serving.protocol import StrictProtocol
+from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.logging import configure_logging
 
 _log = logging.getLogger(__name__)
 
-MAX_GRACE_S = 30
-"""How long requests in flight may take to finish after SIGTERM or Ctrl-C."""
+LINGER_S = 1.0
+"""How long clients may take to read what was sent last; then their connections are cut."""
+MAX_STOP_S = 5.0
+"""What is kept of the grace period for the engine's own end; at most a fifth of it."""
 
 
-class _Beside(uvicorn.Server):
+class _Server(uvicorn.Server):
+    """Ends its connections for certain: who does not read does not keep the process."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cut = asyncio.get_running_loop().call_later(LINGER_S, self._cut_connections)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cut.cancel()
+
+    def _cut_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+class _Beside(_Server):
     """Serves beside another server, which takes the signals."""
 
     @contextmanager
@@ -34,18 +52,23 @@ class _Beside(uvicorn.Server):
         yield
 
 
-class _Server(uvicorn.Server):
-    """Stops on SIGTERM and Ctrl-C as told to, not as killed by them: a second Ctrl-C does not wait any
-    more. What serves beside it begins and ends with it."""
+class _Main(_Server):
+    """Drains on the first signal, and stops at once on the second. What serves beside it begins and ends
+    with it."""
 
     beside: _Beside | None = None
     beside_sockets: list[socket.socket]
 
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self._draining: asyncio.Task[None] | None = None
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._told_to_stop, sig)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         if self.beside is None:
             await super().serve(sockets)
             return
@@ -55,6 +78,21 @@ class _Server(uvicorn.Server):
         finally:
             self.beside.should_exit = True
             await other
+
+    def _told_to_stop(self, sig: int) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(sig))
+        else:
+            self.force_exit = True
+            self._runtime.drain.hurry()
+
+    async def _drain(self, sig: int) -> None:
+        api = self._runtime.settings.api
+        wait_s = 0.0 if sig == signal.SIGINT else api.drain_seconds
+        stop_s = min(MAX_STOP_S, api.grace_seconds / 5)
+        self._runtime.leave()
+        await self._runtime.drain.run(wait_s=wait_s, finish_s=api.grace_seconds - wait_s - stop_s)
+        self.should_exit = True
 
 
 def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = None) -> int:
@@ -79,7 +117,7 @@ def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = 
 
     api = settings.api
     app = create_app(settings, on_failure=give_up)
-    server = _Server(_config(app, lifespan=True))
+    server = _Main(_config(app, lifespan=True), app.state.runtime)
     with ExitStack() as stack:
         listener = stack.enter_context(bind(api.host, api.port))
         url = url_of(api.host, listener)
@@ -107,5 +145,4 @@ def _config(app: FastAPI, *, lifespan: bool) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=MAX_GRACE_S,
     )

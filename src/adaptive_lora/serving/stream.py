@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from adaptive_lora.errors import AdaptiveLoraError
 from adaptive_lora.serving.context import RequestContext
+from adaptive_lora.serving.drain import LAST_WORDS_S
 from adaptive_lora.types import TokenChunk
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,19 @@ class EventStream(Response):
             except TimeoutError:
                 self._context.failed = True
                 _log.warning("the client did not read its stream before the deadline; connection dropped")
+            except asyncio.CancelledError:
+                if self._context.interruption is not None and self._context.status is not None:
+                    await self._break_off(self._context.interruption, send)
+                raise
+
+    async def _break_off(self, error: AdaptiveLoraError, send: Send) -> None:
+        """Tell the client why there is no more, unless it does not read."""
+        self._context.failed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await send(
+                    {"type": "http.response.body", "body": self._wire.error(error), "more_body": False}
+                )
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         wire = self._wire
