@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\s*=[ -~]*")
+
+
 class Section(BaseModel):
     """Frozen; refuses unknown keys."""
 
@@ -46,7 +49,14 @@ class ApiSettings(Section):
         (), description="host names that requests may carry; default: those of a loopback address, else any"
     )
     max_concurrent_requests: int = Field(
-        256, ge=1, description="requests in flight; beyond it 503 with Retry-After"
+        1024,
+        ge=1,
+        description="requests in flight, waiting ones included; beyond it 503 with Retry-After",
+    )
+    max_connections: int = Field(
+        2048,
+        ge=1,
+        description="open connections; beyond it the one that has idled longest is closed for a new one",
     )
     trusted_proxies: tuple[str, ...] = Field(
         (),
@@ -94,7 +104,11 @@ class AuthSettings(Section):
     jwt_secret: SecretStr | None = Field(
         None, description="what tokens are signed with (HS256), at least 32 random bytes"
     )
-    jwt_secret_file: Path | None = Field(None, description="file that holds jwt_secret")
+    jwt_secret_file: Path | None = Field(
+        None,
+        description="file of such secrets, one a line: the first signs, all are believed; read again when it "
+        "changes",
+    )
     algorithm: Literal["HS256", "RS256", "EdDSA"] = Field(
         "HS256", description="the one algorithm of tokens; others are refused whatever a token says"
     )
@@ -106,6 +120,15 @@ class AuthSettings(Section):
     audience: str = Field("adaptive-lora", min_length=1, description="what a token's aud must contain")
     leeway: float = Field(
         10.0, ge=0, le=300, description="seconds that clocks may differ when a token's times are checked"
+    )
+    require_agents: bool = Field(
+        False, description="refuse tokens without the claim agents, which otherwise are good for all of them"
+    )
+    failures_per_minute: int | None = Field(
+        30,
+        ge=1,
+        description="credentials that prove nothing, of one address; beyond it 429 instead of 401, while good "
+        "ones are believed as ever; null is no limit",
     )
 
 
@@ -230,6 +253,41 @@ class InferenceSettings(Section):
     )
 
 
+class QueueSettings(Section):
+    """Whose turn it is, when more is asked for than the engine runs at once: tenants take turns by the tokens
+    that they use."""
+
+    max_per_tenant: int = Field(
+        256, ge=1, description="generations of one tenant that wait; beyond it 429 with Retry-After"
+    )
+    window: int | None = Field(
+        None,
+        ge=1,
+        description="sequences that are let into the engine at once, running and standing ready; default: "
+        "inference.max_batch_size, of each worker, times 2; times 4 if adapters compete for slots in this "
+        "process",
+    )
+    batch_share: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description="share of the sequences that the engine runs at once which work of low priority may take",
+    )
+    weights: dict[str, float] = Field(
+        {},
+        description="by tier, how much its tenants get beside those of weight 1: {gold: 4}; a variable has "
+        "JSON",
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _are_weights(cls, weights: dict[str, float]) -> dict[str, float]:
+        for tier, weight in weights.items():
+            if not 0.001 <= weight <= 1000:
+                raise ValueError(f"the weight of {tier!r} must be from 0.001 to 1000")
+        return weights
+
+
 class AdmissionSettings(Section):
     """Who enters an engine in this process, when more adapters are asked for than have slots."""
 
@@ -237,7 +295,6 @@ class AdmissionSettings(Section):
         "residency",
         description="'residency': whose adapter is in the batch or in a slot goes first; 'fifo': by age",
     )
-    max_queue: int = Field(1024, ge=1, description="requests that wait; beyond it 503 with Retry-After")
     max_wait_rounds: int = Field(
         256, ge=0, description="later requests for other adapters that may go before an earlier one"
     )
@@ -386,6 +443,64 @@ class MonitoringSettings(Section):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="lowest level that is logged"
     )
+    log_prompts: Literal["none", "hash", "full"] = Field(
+        "hash",
+        description="of each request's prompt, its log line has: nothing; its length and a keyed hash; or "
+        "those and the text, shortened",
+    )
+    log_secret: SecretStr | None = Field(
+        None,
+        description="at least 32 random bytes, key of the hashes of prompts: gateways with the same one give "
+        "a prompt the same hash; default: a random one of this process",
+    )
+
+    @model_validator(mode="after")
+    def _secret_is_long_enough(self) -> Self:
+        if self.log_secret is not None and len(self.log_secret.get_secret_value().encode()) < 32:
+            raise ValueError("log_secret must have at least 32 bytes: openssl rand -hex 32")
+        return self
+
+
+class TracingSettings(Section):
+    """Traces of requests, sent to a collector by OTLP over HTTP."""
+
+    endpoint: str | None = Field(
+        None,
+        description="http(s)://host:4318 of a collector, which takes traces at /v1/traces below it; default: "
+        "nothing is traced",
+    )
+    headers: SecretStr | None = Field(
+        None,
+        description="headers that the collector asks for: name=value, several with commas between them, "
+        "values percent-encoded",
+    )
+    sample_ratio: float = Field(0.1, ge=0, le=1, description="share of requests whose trace is recorded")
+    service_name: str = Field("adaptive-lora", min_length=1, description="what the traces call this service")
+    continue_traces: bool = Field(
+        False,
+        description="a request that names a trace (traceparent) belongs to it, and is recorded if its caller "
+        "records it; only where all callers are your own. Default: a trace of its own, with a link",
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_an_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be http(s)://host:port of a collector that takes OTLP over HTTP")
+        if parts.username is not None:
+            raise ValueError("must have no credentials in it: set headers")
+        return endpoint
+
+    @field_validator("headers")
+    @classmethod
+    def _are_pairs(cls, headers: SecretStr | None) -> SecretStr | None:
+        for pair in headers.get_secret_value().split(",") if headers else ():
+            if pair.strip() and not _HEADER.fullmatch(pair.strip()):
+                raise ValueError("must be name=value, with commas between several")
+        return headers
 
 
 class WorkersSettings(Section):
@@ -428,6 +543,39 @@ class WorkersSettings(Section):
     canary_timeout: float = Field(30.0, gt=0, description="seconds that a canary generation may take")
 
 
+class BatchesSettings(Section):
+    """OpenAI's files and batches, which are answered in the background."""
+
+    max_in_flight: int = Field(
+        8,
+        ge=0,
+        le=256,
+        description="requests of batches that this gateway has in flight; 0 leaves batches to other gateways",
+    )
+    max_requests: int = Field(50_000, ge=1, le=100_000, description="requests of one batch")
+    max_unfinished: int = Field(16, ge=1, le=1_000, description="batches of a tenant that have not ended")
+    max_file_bytes: int = Field(
+        200_000_000, ge=1_000, le=1_000_000_000, description="largest file that is uploaded, in bytes"
+    )
+    max_stored_bytes: int = Field(
+        2_000_000_000,
+        ge=1_000,
+        description="all files of a tenant, in bytes; outputs count, and are never refused",
+    )
+    retention: float = Field(
+        30 * 86_400.0,
+        ge=3_600,
+        le=365 * 86_400,
+        description="seconds that files, and batches that have ended, are kept",
+    )
+    takeover: float = Field(
+        30.0,
+        ge=1,
+        le=600,
+        description="seconds without a sign of life after which another gateway takes a batch over",
+    )
+
+
 class Settings(Section):
     """Everything. Order of precedence: environment, file, defaults."""
 
@@ -439,12 +587,15 @@ class Settings(Section):
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
     inference: InferenceSettings = InferenceSettings()
+    queue: QueueSettings = QueueSettings()
     admission: AdmissionSettings = AdmissionSettings()
     router: RouterSettings = RouterSettings()
     redis: RedisSettings = RedisSettings()
     cache: CacheSettings = CacheSettings()
     rate_limiting: RateLimitingSettings = RateLimitingSettings()
+    batches: BatchesSettings = BatchesSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @model_validator(mode="after")
     def _a_remote_engine_has_workers(self) -> Self:

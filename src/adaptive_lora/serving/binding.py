@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
+import resource
 import socket
 
 from adaptive_lora.errors import SettingsError
 from adaptive_lora.settings import ApiSettings, Settings
 
+_log = logging.getLogger(__name__)
+
 BACKLOG = 2048
 """Connections that wait to be accepted."""
+FILES_BESIDE = 512
+"""Files and connections of a process besides those of its callers."""
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -57,6 +63,24 @@ def bind(host: str, port: int, *, keys: str = "api.host and api.port") -> socket
             f"cannot listen on {host}, port {port} ({error.strerror or error}): stop what uses it, "
             f"or set {keys} to an address of this machine that is free"
         ) from error
+
+
+def allow_open_files(n_connections: int) -> None:
+    """Raise this process's limit of open files (`ulimit -n`) to what so many connections need, as far as it
+    may be raised; say so if that is too little."""
+    wanted = n_connections + FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, soft), hard))
+    if most < wanted:
+        _log.warning(
+            "only %d files may be open (ulimit -n), and api.max_connections (%d) needs %d",
+            most,
+            n_connections,
+            wanted,
+        )
 
 
 def url_of(host: str, listener: socket.socket) -> str:

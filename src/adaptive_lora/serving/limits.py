@@ -18,6 +18,10 @@ MAX_TOP_K = 100_000
 MAX_TOP_LOGPROBS = 20
 MAX_COMPLETION_LOGPROBS = 5
 MAX_SEED = 2**63 - 1
+MAX_TOOLS = 128
+MAX_DESCRIPTION_CHARS = 4_096
+"""Of one function."""
+MAX_CALL_ID_CHARS = 256
 
 MAX_SCHEMA_BYTES = 16_384
 MAX_SCHEMA_DEPTH = 16
@@ -29,3 +33,5 @@ MAX_SCHEMA_REPEAT = 1_000
 MAX_PATTERN_CHARS = 256
 
 BODY_READ_TIMEOUT_S = 30.0
+MAX_ARRIVING_BYTES = 64 << 20
+"""Of all bodies that are arriving, together; of one at least, whatever its size."""

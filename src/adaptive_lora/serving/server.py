@@ -8,29 +8,39 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
-from adaptive_lora.serving.binding import bind, check_bind, url_of
-from adaptive_lora.serving.protocol import StrictProtocol
+from adaptive_lora.serving.binding import allow_open_files, bind, check_bind, url_of
+from adaptive_lora.serving.connection import BoundedConnection, look_at
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.logging import configure_logging
 
 _log = logging.getLogger(__name__)
 
+TICKS_PER_S = 10
+"""Of uvicorn's main loop."""
 LINGER_S = 1.0
 """How long clients may take to read what was sent last; then their connections are cut."""
+MAX_ADMIN_CONNECTIONS = 64
 MAX_STOP_S = 5.0
 """What is kept of the grace period for the engine's own end; at most a fifth of it."""
 
 
 class _Server(uvicorn.Server):
     """Ends its connections for certain: who does not read does not keep the process."""
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_S == 0:
+            look_at(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         cut = asyncio.get_running_loop().call_later(LINGER_S, self._cut_connections)
@@ -117,7 +127,8 @@ def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = 
 
     api = settings.api
     app = create_app(settings, on_failure=give_up)
-    server = _Main(_config(app, lifespan=True), app.state.runtime)
+    server = _Main(_config(app, lifespan=True, max_connections=api.max_connections), app.state.runtime)
+    allow_open_files(api.max_connections)
     with ExitStack() as stack:
         listener = stack.enter_context(bind(api.host, api.port))
         url = url_of(api.host, listener)
@@ -125,7 +136,8 @@ def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = 
         if api.admin_port is not None:
             keys = "api.admin_host and api.admin_port"
             admin_listener = stack.enter_context(bind(api.admin_host, api.admin_port, keys=keys))
-            server.beside = _Beside(_config(create_admin_app(app), lifespan=False))
+            admin = create_admin_app(app)
+            server.beside = _Beside(_config(admin, lifespan=False, max_connections=MAX_ADMIN_CONNECTIONS))
             server.beside_sockets = [admin_listener]
             admin_url = url_of(api.admin_host, admin_listener)
             _log.info("listening for administrators on %s", admin_url, extra={"url": admin_url})
@@ -135,10 +147,11 @@ def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = 
     return 1 if failed or not server.started else 0
 
 
-def _config(app: FastAPI, *, lifespan: bool) -> uvicorn.Config:
+def _config(app: FastAPI, *, lifespan: bool, max_connections: int) -> uvicorn.Config:
+    protocol: Any = partial(BoundedConnection, max_connections=max_connections)
     return uvicorn.Config(
         app,
-        http=StrictProtocol,
+        http=protocol,
         ws="none",
         lifespan="on" if lifespan else "off",
         log_config=None,
