@@ -32,8 +32,12 @@ BARE_NAMES = {
     "REDIS_URL": "redis.url",
     "JWT_SECRET": "auth.jwt_secret",
     "WORKER_API_KEY": "workers.api_key",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "tracing.endpoint",
+    "OTEL_EXPORTER_OTLP_HEADERS": "tracing.headers",
+    "OTEL_SERVICE_NAME": "tracing.service_name",
 }
-"""Variables of the deployment guide that carry no prefix. The prefixed name wins where both are set."""
+"""Variables of the deployment guide, and of OpenTelemetry, that carry no prefix. The prefixed name wins where
+both are set."""
 
 OTHER_VARIABLES = frozenset(
     {

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from adaptive_lora.agents.names import Agent, AgentName, Auto, Base, Composition
 from adaptive_lora.agents.plan import Plan
@@ -25,6 +25,7 @@ from adaptive_lora.errors import (
     RequestAborted,
     Unsupported,
 )
+from adaptive_lora.telemetry import prompts, tracing
 from adaptive_lora.telemetry.metrics import Metrics
 from adaptive_lora.types import (
     BASE,
@@ -56,6 +57,19 @@ def routing_text(prompt: Prompt) -> str:
         if message.role == "user":
             return message.content
     return prompt[-1].content if prompt else ""
+
+
+class Turn(Protocol):
+    """Lets one generation into the engine when its turn has come."""
+
+    async def enter(self) -> None:
+        """Wait for it. Raises an AdaptiveLoraError if it will not come, or not in time."""
+        ...
+
+    def leave(self, n_tokens: int) -> None:
+        """The engine has let go of it, or it has not entered; `n_tokens` are those of the prompt and of the
+        answer."""
+        ...
 
 
 class Orchestrator:
@@ -108,6 +122,7 @@ class Orchestrator:
         Raises UnknownAdapter for a name or version that is not served, Unsupported for what the grammar knows
         and this build does not.
         """
+        prompts.note(prompt)
         view = self._view().restricted_to(allowed)
         match name:
             case Auto():
@@ -124,14 +139,22 @@ class Orchestrator:
             case _:
                 raise Unsupported(f"teams like {str(name)!r} are not served yet: name one agent")
 
-    def deadline(self) -> float:
-        """When a request that arrives now must have ended; on the event loop's clock."""
-        return asyncio.get_running_loop().time() + self._timeout_s
+    def deadline(self, timeout_s: float | None = None) -> float:
+        """When a request that arrives now must have ended, on the event loop's clock: after the longest that
+        one may take, or after `timeout_s` if that is less."""
+        longest_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        return asyncio.get_running_loop().time() + longest_s
 
     async def stream(
-        self, plan: Plan, request: GenerateRequest, *, deadline: float | None = None
+        self,
+        plan: Plan,
+        request: GenerateRequest,
+        *,
+        deadline: float | None = None,
+        turn: Turn | None = None,
     ) -> AsyncGenerator[TokenChunk, None]:
-        """Chunks of all choices, in the engine's order; `request.adapter_id` is taken from the plan.
+        """Chunks of all choices, in the engine's order; `request.adapter_id` is taken from the plan. With a
+        `turn` the engine is asked when that has come.
 
         Close it (`contextlib.aclosing`) or cancel its reader to abort the request in the engine. Raises what
         the engine raises; DeadlineExceeded past the deadline; RequestAborted if someone else stopped the
@@ -141,15 +164,23 @@ class Orchestrator:
             raise ValueError("the request's adapter is not the plan's")
         ends_at = self.deadline() if deadline is None else deadline
         meter = self._metrics.meter(*plan.labels, started=time.perf_counter())
+        trace = tracing.generation(request.request_id, lambda: _described(plan, request))
         unfinished = request.sampling.n
+        n_prompt_tokens = n_tokens = 0
         outcome = "aborted"
+        failure: BaseException | None = None
         chunks: AsyncIterator[TokenChunk] | None = None
         with self._held(plan):
             try:
+                if turn is not None:
+                    await turn.enter()
                 chunks = self._engine.generate(request)
                 while unfinished:
-                    chunk = await _next_before(chunks, ends_at, self._timeout_s)
+                    chunk = await _next_before(chunks, ends_at)
+                    n_tokens += chunk.n_tokens
+                    n_prompt_tokens = chunk.n_prompt_tokens
                     meter.chunk(chunk)
+                    trace.chunk(chunk)
                     self.last_token_at = time.monotonic()
                     if chunk.finish_reason is not None:
                         if chunk.finish_reason == "abort":
@@ -159,17 +190,22 @@ class Orchestrator:
                             outcome = "done"
                     yield chunk
             except AdaptiveLoraError as error:
-                outcome = "error"
+                outcome, failure = "error", error
                 meter.error(error.code)
                 raise
-            except Exception:
-                outcome = "error"
+            except Exception as error:
+                outcome, failure = "error", error
                 meter.error("internal_error")
                 raise
             finally:
                 meter.end(outcome)
-                if isinstance(chunks, AsyncGenerator):
-                    await chunks.aclose()
+                trace.end(outcome, failure)
+                try:
+                    if isinstance(chunks, AsyncGenerator):
+                        await chunks.aclose()
+                finally:
+                    if turn is not None:
+                        turn.leave(n_prompt_tokens + n_tokens)
 
     async def complete(
         self, plan: Plan, request: GenerateRequest, *, deadline: float | None = None
@@ -193,8 +229,10 @@ class Orchestrator:
         if router is None or not candidates:
             decision = RouteDecision(BASE, 1.0, "no_candidates", {})
         else:
-            text = routing_text(prompt)
-            decision = await asyncio.to_thread(router.route, text, candidates, explain=explain)
+            with tracing.span("route") as span:
+                text = routing_text(prompt)
+                decision = await asyncio.to_thread(router.route, text, candidates, explain=explain)
+                span.set({"adaptive_lora.agent": decision.agent, "adaptive_lora.decision": decision.reason})
         self._metrics.routed(decision, seconds=time.perf_counter() - started)
         proposed = view.compositions.get(frozenset(decision.candidates))
         if proposed is not None and decision.agent in decision.candidates:
@@ -214,7 +252,28 @@ class Orchestrator:
         )
 
 
-async def _next_before(chunks: AsyncIterator[TokenChunk], ends_at: float, timeout_s: float) -> TokenChunk:
+def _described(plan: Plan, request: GenerateRequest) -> tuple[str, tracing.Attributes]:
+    """Name and attributes of a generation's span, by OpenTelemetry's conventions for GenAI."""
+    agent, version = plan.agent, plan.version
+    operation = "text_completion" if isinstance(request.prompt, str) else "chat"
+    sampling = request.sampling
+    return f"{operation} {agent}", {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": "adaptive_lora",
+        "gen_ai.request.model": agent if plan.decision.reason == "explicit" else str(Auto()),
+        "gen_ai.request.max_tokens": sampling.max_tokens,
+        "gen_ai.request.temperature": sampling.temperature,
+        "gen_ai.request.top_p": sampling.top_p,
+        "gen_ai.request.choice.count": sampling.n,
+        "gen_ai.response.id": request.request_id,
+        "gen_ai.response.model": plan.adapter_id or agent,
+        "adaptive_lora.agent": agent,
+        "adaptive_lora.version": version,
+        "adaptive_lora.decision": plan.summary,
+    }
+
+
+async def _next_before(chunks: AsyncIterator[TokenChunk], ends_at: float) -> TokenChunk:
     """The next chunk, or DeadlineExceeded. The wait is cancelled, which aborts the request in the engine."""
     try:
         async with asyncio.timeout_at(ends_at) as timer:
@@ -223,7 +282,7 @@ async def _next_before(chunks: AsyncIterator[TokenChunk], ends_at: float, timeou
         if not timer.expired():
             raise
         raise DeadlineExceeded(
-            f"the request took longer than {timeout_s:g} s: ask for fewer tokens, or raise api.timeout"
+            "it ran past its deadline: ask for fewer tokens, or allow it more time (api.timeout at most)"
         ) from None
     except StopAsyncIteration:
         raise EngineError("the engine ended the answer early") from None

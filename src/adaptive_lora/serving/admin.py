@@ -41,7 +41,13 @@ def create_admin_app(public: FastAPI) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(Admission, limit=MAX_CONCURRENT_REQUESTS, drain=runtime.drain)
     app.add_middleware(Intake, max_body_bytes=MAX_BODY_BYTES, read_timeout_s=BODY_READ_TIMEOUT_S)
-    app.add_middleware(Authentication, gate=gate)
+    app.add_middleware(Authentication, gate=gate, attempts=runtime.attempts)
     app.add_middleware(HostCheck, allowed=admin_hosts(runtime.settings.api))
-    app.add_middleware(Accounting, metrics=runtime.metrics, drain=runtime.drain)
+    app.add_middleware(
+        Accounting,
+        metrics=runtime.metrics,
+        drain=runtime.drain,
+        traces=runtime.traces,
+        prompts=runtime.prompts,
+    )
     return app

@@ -90,10 +90,11 @@ def create_app(
         read_timeout_s=BODY_READ_TIMEOUT_S,
         streamed={lifecycle.UPLOAD_PATH},
     )
-    app.add_middleware(
-        RateLimits, limiter=runtime.limiter, addresses=ClientAddresses(settings.api.trusted_proxies)
-    )
-    app.add_middleware(Authentication, gate=gate)
+    addresses = ClientAddresses(settings.api.trusted_proxies)
+    app.add_middleware(RateLimits, limiter=runtime.limiter, addresses=addresses)
+    app.add_middleware(Authentication, gate=gate, attempts=runtime.attempts, addresses=addresses)
     app.add_middleware(HostCheck, allowed=allowed_hosts(settings.api))
-    app.add_middleware(Accounting, metrics=metrics, drain=runtime.drain)
+    app.add_middleware(
+        Accounting, metrics=metrics, drain=runtime.drain, traces=runtime.traces, prompts=runtime.prompts
+    )
     return app

@@ -14,6 +14,7 @@ from adaptive_lora.errors import AdaptiveLoraError
 from adaptive_lora.serving.cache.answers import CacheResult
 from adaptive_lora.serving.cache.policy import HEADER as CACHE_HEADER
 from adaptive_lora.serving.principal import Principal
+from adaptive_lora.telemetry.tracing import Parent, parse_parent
 
 if TYPE_CHECKING:
     from adaptive_lora.serving.quotas.limiter import Grant
@@ -29,6 +30,8 @@ class RequestContext:
     request_id: str
     client_request_id: str | None = None
     """The caller's own X-Request-Id, if it is a harmless label; never used for anything but showing it."""
+    parent: Parent | None = None
+    """The span of the caller's own trace, if the request names one."""
     started: float = field(default_factory=time.perf_counter)
     principal: Principal | None = None
     """Who makes it; None until authentication has recognised somebody."""
@@ -74,9 +77,19 @@ class RequestContext:
 
 def new_context(scope: MutableMapping[str, Any]) -> RequestContext:
     """Mint the request's id and put its context into the scope."""
-    label = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    label = tracestate = b""
+    traceparents = []
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            label = label or value
+        elif name == b"traceparent":
+            traceparents.append(value)
+        elif name == b"tracestate":
+            tracestate = tracestate + b"," + value if tracestate else value
     text = label.decode("latin-1")
     context = RequestContext(f"req-{uuid.uuid4().hex}", text if _LABEL.fullmatch(text) else None)
+    if len(traceparents) == 1:
+        context.parent = parse_parent(traceparents[0], tracestate)
     scope[_KEY] = context
     return context
 

@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Collection, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaptive_lora.errors import AdaptiveLoraError, Overloaded, ShuttingDown
+from adaptive_lora.serving import record
 from adaptive_lora.serving.context import RequestContext, context_of, new_context
 from adaptive_lora.serving.drain import Drain
 from adaptive_lora.serving.errors import error_response, response_of
+from adaptive_lora.serving.limits import MAX_ARRIVING_BYTES
+from adaptive_lora.telemetry import tracing
 from adaptive_lora.telemetry.logging import request_id_var
 from adaptive_lora.telemetry.metrics import Metrics
+from adaptive_lora.telemetry.prompts import PromptLog, prompts_var
+from adaptive_lora.telemetry.tracing import Trace, Traces
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("adaptive_lora.access")
@@ -28,25 +32,30 @@ _access = logging.getLogger("adaptive_lora.access")
 PROBES = frozenset({"/live", "/ready", "/health", "/metrics"})
 """Always admitted, and not counted: they would hide the figures of real requests."""
 
-CLIENT_CLOSED = 499
-"""In metrics and logs only: nobody is left to read a status."""
-
 
 class Accounting:
-    """Gives each request an id, its response the headers, and each end a metric and a log line. Catches what
-    nobody else caught."""
+    """Gives each request an id and a trace, its response the headers, and each end a metric and a log line.
+    Catches what nobody else caught."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, drain: Drain) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, drain: Drain, traces: Traces, prompts: PromptLog
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
+        self._traces = traces
+        self._prompts = prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         context = new_context(scope)
-        token = request_id_var.set(context.request_id)
+        is_probe = scope["path"] in PROBES
+        trace = None if is_probe else self._traces.begin(record.method_of(scope), context.parent)
+        request_id = request_id_var.set(context.request_id)
+        current = tracing.enter(trace)
+        prompts = prompts_var.set(None if self._prompts.mode == "none" else [])
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -66,40 +75,26 @@ class Accounting:
             if context.status is None:
                 await response_of(error, context.request_id)(scope, receive, send_named)
         finally:
-            self._account(scope, context)
-            request_id_var.reset(token)
+            self._account(scope, context, trace)
+            prompts_var.reset(prompts)
+            tracing.leave(current)
+            request_id_var.reset(request_id)
 
-    def _account(self, scope: Scope, context: RequestContext) -> None:
-        code = CLIENT_CLOSED if context.aborted or context.status is None else context.status
-        route = getattr(scope.get("route"), "path", "unmatched")
-        if route in PROBES:
+    def _account(self, scope: Scope, context: RequestContext, trace: Trace | None) -> None:
+        end = record.ended(scope, context)
+        if end.route in PROBES:
             return
-        seconds = time.perf_counter() - context.started
-        status = "error" if context.failed or code >= 400 else "success"
-        if code == CLIENT_CLOSED:
-            status = "aborted"
-        self._metrics.request(route=route, status=status, code=code, seconds=seconds)
+        self._metrics.request(route=end.route, status=end.outcome, code=end.code, seconds=end.seconds)
         if _access.isEnabledFor(logging.INFO):
-            extra: dict[str, object] = {
-                "method": scope["method"],
-                "route": route,
-                "status": code,
-                "outcome": status,
-                "latency_ms": round(seconds * 1000, 1),
-            }
-            if len(context.plans) == 1:
-                plan = context.plans[0]
-                extra |= {
-                    "agent": plan.agent,
-                    "version": plan.version,
-                    "confidence": round(plan.decision.confidence, 4),
-                    "decision": plan.summary,
-                }
-            if len(context.cache_results) == 1:
-                extra["cache"] = context.cache_results[0]
-            if context.client_request_id:
-                extra["client_request_id"] = context.client_request_id
-            _access.info("%s %s %d", scope["method"], route, code, extra=extra)
+            fields = record.log_fields(end, context) | self._prompts.fields(prompts_var.get() or ())
+            parent = context.parent
+            if parent is not None and (trace is None or trace.trace_id != parent.trace_id):
+                fields["client_trace_id"] = parent.trace_id
+            _access.info("%s %s %d", end.method, end.route, end.code, extra=fields)
+        if trace is not None:
+            name = end.method if end.route == record.UNMATCHED else f"{end.method} {end.route}"
+            attributes = record.span_attributes(end, context, scope)
+            trace.end(name, attributes, error=record.span_error(end, context))
 
 
 class HostCheck:
@@ -184,6 +179,8 @@ class Intake:
         self._streamed = frozenset(streamed)
         self._max_body_bytes = max_body_bytes
         self._read_timeout_s = read_timeout_s
+        self._max_arriving_bytes = max(MAX_ARRIVING_BYTES, max_body_bytes)
+        self._n_arriving_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_read_here = scope["type"] == "http" and scope["path"] not in self._streamed
@@ -201,6 +198,9 @@ class Intake:
         except _ClientGone:
             context.aborted = True
             return
+        except Overloaded as error:
+            await response_of(error, context.request_id)(scope, receive, send)
+            return
         if body is None:
             message = f"the body is larger than {self._max_body_bytes} bytes (api.max_body_bytes)"
             await self._refuse(413, "body_too_large", message, scope, receive, send)
@@ -208,23 +208,29 @@ class Intake:
         await self._run(body, context, scope, receive, send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body; None if it is too large."""
+        """The body; None if it is too large. Raises Overloaded if too much is arriving from all callers."""
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared[:20]) > self._max_body_bytes:
             return None
         pieces: list[bytes] = []
         n_bytes = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientGone
-            piece = message.get("body", b"")
-            n_bytes += len(piece)
-            if n_bytes > self._max_body_bytes:
-                return None
-            pieces.append(piece)
-            if not message.get("more_body", False):
-                return b"".join(pieces)
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _ClientGone
+                piece = message.get("body", b"")
+                n_bytes += len(piece)
+                self._n_arriving_bytes += len(piece)
+                if n_bytes > self._max_body_bytes:
+                    return None
+                if self._n_arriving_bytes > self._max_arriving_bytes:
+                    raise Overloaded("more is arriving than this server can hold: try again")
+                pieces.append(piece)
+                if not message.get("more_body", False):
+                    return b"".join(pieces)
+        finally:
+            self._n_arriving_bytes -= n_bytes
 
     async def _run(
         self, body: bytes, context: RequestContext, scope: Scope, receive: Receive, send: Send

@@ -14,6 +14,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,11 +32,15 @@ from adaptive_lora.errors import (
 )
 from adaptive_lora.serving import loading
 from adaptive_lora.serving.admission.priority import Priority
+from adaptive_lora.serving.admission.queues import TenantQueues, Turn
+from adaptive_lora.serving.admission.window import Size, size_of
 from adaptive_lora.serving.cache.answers import AnswerCache, Answers, CachePolicy, CacheResult
 from adaptive_lora.serving.cache.factory import make_cache, make_salts
 from adaptive_lora.serving.drain import Drain
-from adaptive_lora.serving.quotas.factory import make_limiter, make_redis
-from adaptive_lora.serving.quotas.metering import metered
+from adaptive_lora.serving.principal import DEFAULT_TIER
+from adaptive_lora.serving.quotas.factory import make_attempts, make_limiter, make_redis
+from adaptive_lora.serving.quotas.metering import metered, most_tokens
+from adaptive_lora.serving.seeing import FLUSH_TIMEOUT_S, make_prompt_log, make_traces
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
 from adaptive_lora.types import (
@@ -90,10 +95,17 @@ class Runtime:
         self.created = int(time.time())
         self.drain = Drain()
         """Whether the process is about to end; the server drives it."""
+        self.traces = make_traces(settings.tracing, metrics.spans)
+        self.prompts = make_prompt_log(settings.monitoring)
+        """What logs say of prompts."""
         self.redis = make_redis(settings, metrics)
         """The one that gateways share; None if none is configured."""
         self.limiter = make_limiter(settings, metrics, self.redis)
         """None if nobody is limited."""
+        self.queues = TenantQueues(settings.queue, self._size, metrics.queue)
+        """Of the generations that wait for the engine."""
+        self.attempts = make_attempts(settings, metrics, self.redis)
+        """None if it may fail without limit to say who calls."""
         self._salts = make_salts(settings.cache)
         self._cache: AnswerCache | None = None
         self._engine = engine
@@ -121,13 +133,28 @@ class Runtime:
         results: list[CacheResult],
         grant: Grant | None = None,
         *,
+        tier: str = DEFAULT_TIER,
         priority: Priority = "interactive",
     ) -> Answers:
-        """A caller's way to answers, within its grant; where each came from is added to `results`. Raises as
-        `orchestrator`."""
+        """A caller's way to answers, within its grant; where each came from is added to `results`. Its
+        generations take turns with those of other tenants. Raises as `orchestrator`."""
+        max_model_len = self.engine.max_model_len
         meter = None
         if grant is not None:
-            meter = partial(metered, grant=grant, max_model_len=self.engine.max_model_len)
+            meter = partial(metered, grant=grant, max_model_len=max_model_len)
+
+        def turn(request: GenerateRequest, deadline: float, ends_at: float) -> Turn:
+            return self.queues.turn(
+                tenant,
+                tier=tier,
+                priority=priority,
+                n_tokens=most_tokens(request, max_model_len),
+                n_sequences=request.sampling.n,
+                adapter_id=request.adapter_id,
+                deadline=deadline,
+                ends_at=ends_at,
+            )
+
         return Answers(
             self.orchestrator,
             self._cache,
@@ -137,6 +164,19 @@ class Runtime:
             results=results,
             meter=meter,
             priority=priority,
+            turn=turn,
+        )
+
+    def _size(self) -> Size:
+        """Of the window of generations that are let into the engine."""
+        competes = False
+        if self._engine is not None and self.settings.model.engine != "remote":
+            competes = len(self._engine.adapters) > self.settings.adapters.max_loras
+        return size_of(
+            self.settings.queue,
+            max_batch_size=self.settings.inference.max_batch_size,
+            n_workers=getattr(self._engine, "n_workers", 1),
+            adapters_compete=competes,
         )
 
     @property
@@ -180,6 +220,7 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.phase != "failed":
             self._enter("stopped", "the server is shutting down")
+        self.queues.close()
         if self._cache is not None:
             await self._cache.close()
         if self.limiter is not None:
@@ -194,13 +235,15 @@ class Runtime:
             await self._engine.stop()
         if self._registry is not None:
             await asyncio.to_thread(self._registry.close)
+        await asyncio.to_thread(self.traces.close, FLUSH_TIMEOUT_S)
 
     async def stats(self) -> EngineStats | None:
         """The engine's snapshot, also for the gauges; None if it cannot give one."""
         self.metrics.engine.ready = self.phase == "ready"
         try:
             async with asyncio.timeout(1.0):
-                self.metrics.engine.stats = await self.engine.stats()
+                stats = await self.engine.stats()
+                self.metrics.engine.stats = replace(stats, waiting=stats.waiting + len(self.queues))
         except (EngineError, TimeoutError):
             self.metrics.engine.stats = None
         return self.metrics.engine.stats
@@ -247,7 +290,9 @@ class Runtime:
         self._say("proving that the base model generates")
         await self._canary(engine, None)
         self._say("loading the adapters")
-        compositions = self._compositions = loading.make_compositions(self.settings, engine)
+        compositions = self._compositions = loading.make_compositions(
+            self.settings, engine, unused=self.queues.users.gone
+        )
         if compositions is not None:
             self.metrics.compositions.read = lambda: (compositions.counts, len(compositions.loaded))
         fleet = self._fleet = loading.make_fleet(
@@ -258,6 +303,7 @@ class Runtime:
             prove=partial(self._canary, engine),
             metrics=self.metrics,
             compositions=compositions,
+            unused=self.queues.users.gone,
         )
         if self._router is not None:
             fleet.start_with(self._router, expected)

@@ -1,5 +1,5 @@
-"""Logs: one JSON object a line for machines, plain text on a terminal. No prompt and no answer is ever
-logged.
+"""Logs: one JSON object a line for machines, plain text on a terminal. No answer is ever logged; of prompts
+what `prompts` says.
 
 Whatever a message holds, it stays on one line: a log cannot be forged by what a client sent.
 """
@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import msgspec
 
+from adaptive_lora.telemetry import tracing
+
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that the current task serves."""
 
@@ -30,11 +32,16 @@ def one_line(text: str) -> str:
 
 
 class RequestIdFilter(logging.Filter):
-    """Gives each record the current request's id, unless it brings one."""
+    """Gives each record the current request's id, unless it brings one, and the ids of its trace if it has
+    one."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not hasattr(record, "request_id"):
             record.request_id = request_id_var.get()
+        trace = tracing.current()
+        if trace is not None:
+            record.trace_id = trace.trace_id
+            record.span_id = trace.span_id
         return True
 
 
@@ -57,10 +64,12 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         try:
-            return msgspec.json.encode(fields, enc_hook=str).decode()
+            line = msgspec.json.encode(fields, enc_hook=str).decode()
         except UnicodeEncodeError:  # lone surrogates, which UTF-8 cannot write
             readable = {key: one_line(v) if isinstance(v, str) else str(v) for key, v in fields.items()}
-            return msgspec.json.encode(readable).decode()
+            line = msgspec.json.encode(readable).decode()
+        # JSON lets line breaks beyond ASCII, and what terminals obey, stand as they are.
+        return line if line.isascii() else _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 class TextFormatter(logging.Formatter):

@@ -27,7 +27,9 @@ from adaptive_lora.telemetry.adapters import AdapterMetrics
 from adaptive_lora.telemetry.cache import CacheMetrics
 from adaptive_lora.telemetry.compositions import CompositionMetrics
 from adaptive_lora.telemetry.limits import LimitMetrics
+from adaptive_lora.telemetry.queue import QueueMetrics
 from adaptive_lora.telemetry.redis import RedisMetrics
+from adaptive_lora.telemetry.spans import SpanMetrics
 from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per series, which nobody reads
@@ -100,7 +102,9 @@ class Metrics:
         self.registry.register(self.compositions)
         self.cache = CacheMetrics(self.registry)
         self.limits = LimitMetrics(self.registry)
+        self.queue = QueueMetrics(self.registry)
         self.redis = RedisMetrics(self.registry)
+        self.spans = SpanMetrics(self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)

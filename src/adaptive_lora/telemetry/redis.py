@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
-
-class UpGauge(Collector):
-    """Absent where no Redis is configured."""
-
-    def __init__(self) -> None:
-        self.is_up: bool | None = None
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        if self.is_up is not None:
-            yield GaugeMetricFamily(
-                "redis_up", "1 while commands are tried: the breaker is closed", value=float(self.is_up)
-            )
+from adaptive_lora.telemetry.up import UpGauge
 
 
 class RedisMetrics:
@@ -27,7 +12,7 @@ class RedisMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = registry or CollectorRegistry()
-        self.up = UpGauge()
+        self.up = UpGauge("redis_up", "1 while commands are tried: the breaker is closed")
         registry.register(self.up)
         self._failures = Counter(
             "redis_failures", "Commands that failed: timeout, error", ["kind"], registry=registry
