@@ -109,7 +109,7 @@ async def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         ),
         InferenceSettings(max_batch_size=args.max_num_seqs),
     )
-    admission = AdmissionSettings(max_queue=args.requests, max_wait_rounds=args.max_wait_rounds)
+    admission = AdmissionSettings(max_wait_rounds=args.max_wait_rounds)
 
     def with_admission(inner: Any) -> Any:
         engine: Any = build_engine(*settings, admission=admission)  # a queue of its own for each measurement

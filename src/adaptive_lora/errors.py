@@ -25,6 +25,7 @@ AdaptiveLoraError
 │   ├── SourceNotAllowed      a place that adapters may not come from
 │   └── UnsafeArchive         too large, too many entries, links, or names that leave the folder
 ├── Conflict                  the fleet is not in the state that the change needs
+├── QuotaExceeded             a tenant keeps as much here as it may: files, unfinished batches
 ├── StorageError
 │   ├── StorageUnavailable    a file system, a bucket or a download that does not answer (retryable)
 │   └── StorageFull           no room on the disk
@@ -158,6 +159,10 @@ class Conflict(AdaptiveLoraError):
     code = "conflict"
 
 
+class QuotaExceeded(AdaptiveLoraError):
+    code = "quota_exceeded"
+
+
 class StorageError(AdaptiveLoraError):
     code = "storage_error"
 
@@ -233,8 +238,14 @@ class WorkerLost(EngineError):
 
 
 class Overloaded(EngineError):
+    """`retry_after_s`: when it may be worth while to try again."""
+
     code = "overloaded"
     retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(EngineError):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptive_lora.engine.admission import Admission, AdmissionQueue, Ticket
-from adaptive_lora.errors import Overloaded
 
 ADAPTERS = ["a", "b", "c", "d", "e"]
 """More than there are slots."""
@@ -207,18 +205,6 @@ def test_a_request_for_more_sequences_than_there_are_places():
     assert admit(queue) == [("0", None)]
     queue.release(large)
     assert admit(queue) == [("1", None)]
-
-
-def test_past_the_bound_of_the_queue():
-    queue = AdmissionQueue(n_slots=1, n_places=1, max_queue=2)
-    first, second = queue.add("0", None), queue.add("1", "a")
-    with pytest.raises(Overloaded, match="2 requests are waiting"):
-        queue.add("2", "b")
-    queue.add("3", "b", may_exceed=True)
-    queue.cancel(second)
-    queue.cancel(first)
-    queue.add("4", "c")
-    assert [request_id for request_id, _ in admit(queue)] == ["3"]
 
 
 def test_an_unloaded_adapter_leaves_its_slot_and_its_pin():

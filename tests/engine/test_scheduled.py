@@ -13,7 +13,7 @@ from adaptive_lora.engine.admission import AdmissionQueue
 from adaptive_lora.engine.collect import collect
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.engine.scheduled import ScheduledEngine
-from adaptive_lora.errors import EngineDead, EngineNotReady, InvalidRequest, Overloaded, UnknownAdapter
+from adaptive_lora.errors import EngineDead, EngineNotReady, InvalidRequest, UnknownAdapter
 from adaptive_lora.types import AdapterVersion
 
 from .conformance import LONG, PROMPT, SHORT, EngineConformance, complete, idle, request
@@ -50,11 +50,9 @@ class Recording(FakeEngine):
         self.prefetched.append(adapter_id)
 
 
-def scheduled(*, max_queue=64, max_wait_rounds=16, n_slots=2, n_places=10, **options) -> ScheduledEngine:
+def scheduled(*, max_wait_rounds=16, n_slots=2, n_places=10, **options) -> ScheduledEngine:
     inner = Recording(max_model_len=256, max_loras=n_slots, delay_s=0.001, **options)
-    queue = AdmissionQueue(
-        n_slots=n_slots, n_places=n_places, max_queue=max_queue, max_wait_rounds=max_wait_rounds
-    )
+    queue = AdmissionQueue(n_slots=n_slots, n_places=n_places, max_wait_rounds=max_wait_rounds)
     return ScheduledEngine(inner, queue)
 
 
@@ -95,7 +93,7 @@ async def engine(adapters):
 @pytest.fixture
 async def narrow(adapters):
     """One place: what comes second waits."""
-    engine = await started(scheduled(n_places=1, max_queue=3), adapters)
+    engine = await started(scheduled(n_places=1), adapters)
     yield engine
     await engine.stop()
 
@@ -147,21 +145,6 @@ async def test_stats_count_those_who_wait(narrow):
     await running.aclose()
     await asyncio.gather(*tasks)
     await idle(narrow)
-
-
-async def test_past_the_bound_requests_are_refused_at_once_and_batches_are_not(narrow):
-    running = await hold(narrow)
-    tasks = [await begin(narrow, request()) for _ in range(3)]
-    with pytest.raises(Overloaded):
-        await complete(narrow)
-    with pytest.raises(Overloaded):
-        await narrow.answer_logprobs(PROMPT, "yes")
-    batch = asyncio.create_task(narrow.generate_batch([PROMPT] * 5, SHORT))
-    while len(narrow.queue) < 8:  # noqa: ASYNC110 - the test's time limit is the only one
-        await asyncio.sleep(0)
-    await running.aclose()
-    await asyncio.gather(*tasks)
-    assert len(await batch) == 5
 
 
 async def test_an_unknown_adapter_is_an_error_however_full_the_queue(narrow, spare):

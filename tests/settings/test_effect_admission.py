@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from adaptive_lora.engine.admission import AdmissionQueue
 from adaptive_lora.engine.factory import build_engine
 from adaptive_lora.engine.scheduled import ScheduledEngine
 from adaptive_lora.engine.vllm import VLLMInferenceEngine
-from adaptive_lora.serving.api import create_app
 from tests.settings.effects import key, settings_of
 
 
@@ -55,28 +51,6 @@ def test_how_often_a_request_is_passed() -> None:
         for request_id, adapter_id in (("1", "b"), ("2", "a"), ("3", "a")):
             queue.add(request_id, adapter_id)
         assert admitted(queue) == expected
-
-
-@key("admission.max_queue")
-async def test_past_the_bound_requests_are_turned_away() -> None:
-    settings = settings_of(
-        adapters={"max_loras": 1}, inference={"max_batch_size": 1}, admission={"max_queue": 1}
-    )
-    app = create_app(settings)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
-    ):
-        async with asyncio.timeout(60):
-            while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - it is a server's state
-                await asyncio.sleep(0.01)
-        body = {"prompt": "x", "adapter": "base", "max_tokens": 64, "ignore_eos": True}
-        answers = await asyncio.gather(*(client.post("/generate", json=body) for _ in range(8)))
-    statuses = [answer.status_code for answer in answers]
-    assert statuses.count(200) == 4, "three places and one who waits"
-    refused = next(answer for answer in answers if answer.status_code == 503)
-    assert refused.json()["error"]["code"] == "overloaded"
-    assert "retry-after" in refused.headers
 
 
 @key("admission.prefetch")

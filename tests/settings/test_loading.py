@@ -274,6 +274,8 @@ OTHER_VALUES = {
     "auth.issuer": "https://issuer.example",
     "auth.audience": "fleet",
     "auth.leeway": "0",
+    "auth.require_agents": "true",
+    "auth.failures_per_minute": "5",
     "model.base_model": "org/name",
     "model.engine": "fake",
     "model.max_model_len": "128",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -73,14 +73,17 @@ class Compositions:
         density: float = 0.5,
         seed: int = 0,
         handover_s: float = HANDOVER_S,
+        unused: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
-        """`capacity`: how many stay in the engine, and in `folder`, when more have been asked for."""
+        """`capacity`: how many stay in the engine, and in `folder`, when more have been asked for. `unused`
+        waits until no request, also before it reaches the engine, asks for an id."""
         self._engine = engine
         self._files = CompositionFiles(
             folder, max_rank=max_rank, capacity=capacity, method=method, density=density, seed=seed
         )
         self._capacity = capacity
         self._handover_s = handover_s
+        self._unused = unused
         self._entries: dict[str, _Entry] = {}  # by key, least recently used first
         self._one_build = asyncio.Semaphore(1)
         self._n_builds = 0
@@ -230,6 +233,8 @@ class Compositions:
         """Unload, which waits for the requests that run with it; then the files may go."""
         try:
             try:
+                if self._unused is not None:
+                    await self._unused(held.version.id)
                 await self._engine.unload(held.version.id)
             finally:
                 held.release()

@@ -65,11 +65,13 @@ class Reconciler:
         prove: Callable[[AdapterVersion], Awaitable[None]],
         fit_router: Callable[[Sequence[AdapterVersion]], Routes],
         keep_router: Callable[[Routes, Mapping[str, str]], None] | None = None,
+        unused: Callable[[str], Awaitable[None]] | None = None,
         on_unload: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """`fit_router` learns from scratch; `keep_router` is told of every router that takes its place, with
-        the versions that it has learnt from. Both block, and run in threads. `on_unload` is told the id of
-        each version that goes, before it goes."""
+        the versions that it has learnt from. Both block, and run in threads. `unused` waits until no request,
+        also before it reaches the engine, asks for a version. `on_unload` is told the id of each version that
+        goes, before it goes."""
         self._engine = engine
         self._store = store
         self._base = base
@@ -77,6 +79,7 @@ class Reconciler:
         self._prove = prove
         self._fit_router = fit_router
         self._keep_router = keep_router
+        self._unused = unused
         self._on_unload = on_unload
         self.view = FleetView()
         self.revision = -1
@@ -87,6 +90,7 @@ class Reconciler:
         self._failures: dict[str, Failure] = {}
         self._learnt: dict[str, AdapterVersion] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._freeing: set[str] = set()  # those whose leaving cannot be called off any more
 
     @property
     def failures(self) -> Mapping[str, AdapterError]:
@@ -142,6 +146,8 @@ class Reconciler:
     async def _ready(self, record: VersionRecord) -> AdapterVersion | None:
         """The version, loaded; None if it cannot be now."""
         if record.id in self._leaving:
+            if record.id not in self._freeing:
+                self._leaving[record.id].cancel()
             await asyncio.wait([self._leaving[record.id]])
         if record.id in self._engine.adapters:
             self.forget_failure(record.id)
@@ -249,6 +255,9 @@ class Reconciler:
         """Once the view no longer shows it: wait for the requests that run with it, then free it."""
         try:
             await asyncio.sleep(HANDOVER_S)
+            if self._unused is not None:
+                await self._unused(version_id)
+            self._freeing.add(version_id)
             if self._on_unload is not None:
                 await self._on_unload(version_id)
             await self._engine.unload(version_id)
@@ -256,6 +265,7 @@ class Reconciler:
         except AdaptiveLoraError as error:
             _log.warning("adapter %s could not be unloaded: %s", version_id, error.message)
         finally:
+            self._freeing.discard(version_id)
             del self._leaving[version_id]
 
 

@@ -26,8 +26,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from adaptive_lora.errors import Overloaded
-
 Policy = Literal["residency", "fifo"]
 """By preference as above; or always the oldest that can go, as vLLM does by itself."""
 
@@ -68,13 +66,11 @@ class AdmissionQueue:
         *,
         n_slots: int,
         n_places: int,
-        max_queue: int = 1024,
         max_wait_rounds: int = 256,
         policy: Policy = "residency",
     ) -> None:
         self._n_slots = n_slots
         self._n_places = n_places
-        self._max_queue = max_queue
         self._max_wait_rounds = max_wait_rounds
         self._policy = policy
         self._n_arrived = 0
@@ -96,12 +92,8 @@ class AdmissionQueue:
         """How many wait."""
         return self._n_waiting
 
-    def add(
-        self, request_id: str, adapter_id: str | None, *, n_places: int = 1, may_exceed: bool = False
-    ) -> Ticket:
-        """Join the queue. Raises Overloaded if it is full, unless the request `may_exceed` the bound."""
-        if self._n_waiting >= self._max_queue and not may_exceed:
-            raise Overloaded(f"{self._n_waiting} requests are waiting; retry later")
+    def add(self, request_id: str, adapter_id: str | None, *, n_places: int = 1) -> Ticket:
+        """Join the queue. How many may is for those in front to say (`serving.admission`)."""
         ticket = Ticket(request_id, adapter_id, n_places, self._n_arrived)
         self._n_arrived += 1
         self._n_waiting += 1

@@ -50,7 +50,7 @@ class Engine(Protocol):
         the iterator early (or cancelling the task that reads it) aborts the request in the engine.
         Raises UnknownAdapter if `adapter_id` is not loaded (the base never answers in its place),
         PromptTooLong if the prompt leaves no room for one token, InvalidRequest for parameters that the
-        engine refuses, Overloaded if too many wait.
+        engine refuses, Overloaded if it takes no more.
         """
         ...
 

@@ -56,7 +56,6 @@ def schedule(
     queue = AdmissionQueue(
         n_slots=n_slots,
         n_places=max_num_seqs + places_ahead(max_num_seqs),
-        max_queue=admission.max_queue,
         max_wait_rounds=admission.max_wait_rounds,
         policy=admission.policy,
     )

@@ -19,6 +19,7 @@ from adaptive_lora.engine import collect
 from adaptive_lora.engine.admission import Admission, AdmissionQueue, Ticket
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.errors import EngineError, EngineNotReady, InvalidRequest, UnknownAdapter, Unsupported
+from adaptive_lora.telemetry import tracing
 from adaptive_lora.telemetry.adapters import AdapterMetrics
 from adaptive_lora.types import (
     BASE,
@@ -55,10 +56,10 @@ class _Waiting:
 
 
 class ScheduledEngine:
-    """Adds to `inner` an order of admission, a bound on those who wait, and metrics of the adapters.
+    """Adds to `inner` an order of admission, and metrics of the adapters. How many wait is for the caller to
+    bound.
 
-    `generate` and `answer_logprobs` raise Overloaded past the bound; `generate_batch`, whose caller bounds
-    it, does not. Bad parameters are found by `inner`, after the wait. Who waits for an adapter that is
+    Bad parameters are found by `inner`, after the wait. Who waits for an adapter that is
     unloaded is still served.
     """
 
@@ -101,12 +102,12 @@ class ScheduledEngine:
         await self.inner.stop()
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
-        return self._generate(request, may_exceed=False)
+        return self._generate(request)
 
-    async def _generate(self, request: GenerateRequest, *, may_exceed: bool) -> AsyncIterator[TokenChunk]:
+    async def _generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
         await self._known(request.adapter_id)
         n = request.sampling.n
-        async with self._place(request.request_id, request.adapter_id, n, may_exceed) as is_admitted:
+        async with self._place(request.request_id, request.adapter_id, n) as is_admitted:
             if is_admitted:
                 async with aclosing(self.inner.generate(request)) as chunks:  # type: ignore[type-var]
                     async for chunk in chunks:
@@ -122,7 +123,7 @@ class ScheduledEngine:
         config: SamplingConfig | None = None,
         adapter_ids: Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        return await collect.complete_batch(_Unbounded(self), prompts, config, adapter_ids)
+        return await collect.complete_batch(self, prompts, config, adapter_ids)
 
     async def answer_logprobs(
         self, prompt: Prompt, answer: str, adapter_id: str | None = None
@@ -201,18 +202,20 @@ class ScheduledEngine:
         return await self.inner.count_tokens(prompt)
 
     @asynccontextmanager
-    async def _place(
-        self, request_id: str, adapter_id: str | None, n_places: int, may_exceed: bool = False
-    ) -> AsyncIterator[bool]:
+    async def _place(self, request_id: str, adapter_id: str | None, n_places: int) -> AsyncIterator[bool]:
         """Wait for a place in the engine, and give it back. False if the request was aborted instead."""
         if request_id in self._waiting or request_id in self._inside:
             raise InvalidRequest("a request with this id is running; ids must be unique")
-        ticket = self.queue.add(request_id, adapter_id, n_places=max(n_places, 1), may_exceed=may_exceed)
+        ticket = self.queue.add(request_id, adapter_id, n_places=max(n_places, 1))
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         waiting = self._waiting[request_id] = _Waiting(ticket, turn, time.perf_counter())
+        trace = tracing.running(request_id)
+        trace.queued()
         try:
             self._pump()
-            yield await turn
+            is_admitted = await turn
+            trace.admitted()
+            yield is_admitted
         finally:
             if self._waiting.get(request_id) is waiting:
                 self._refuse(waiting)
@@ -288,13 +291,3 @@ async def _prefetch(engine: Prefetching, adapter_ids: Sequence[str]) -> None:
     with suppress(EngineError):  # who asks for the adapter will hear of it
         for adapter_id in adapter_ids:
             await engine.prefetch(adapter_id)
-
-
-class _Unbounded:
-    """What `generate_batch` drives: requests that the queue takes however many there are."""
-
-    def __init__(self, engine: ScheduledEngine) -> None:
-        self._engine = engine
-
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
-        return self._engine._generate(request, may_exceed=True)

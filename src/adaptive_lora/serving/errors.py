@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -52,6 +53,7 @@ STATUS: Mapping[type[AdaptiveLoraError], int] = {
     errors.SourceNotAllowed: 403,
     errors.UnsafeArchive: 422,
     errors.Conflict: 409,
+    errors.QuotaExceeded: 403,
     errors.StorageError: 500,
     errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
@@ -150,7 +152,7 @@ def response_of(error: BaseException, request_id: str) -> Response:
     if not isinstance(error, AdaptiveLoraError):
         return error_response(500, AdaptiveLoraError.code, INTERNAL, request_id)
     headers = {"retry-after": str(RETRY_AFTER_S)} if error.retryable else {}
-    if isinstance(error, errors.RateLimited):
+    if isinstance(error, errors.RateLimited | errors.Overloaded):
         headers = retry_headers(error)
     if isinstance(error, errors.Unauthenticated | errors.Forbidden):
         headers["www-authenticate"] = CHALLENGES[status_of(error)]
@@ -206,6 +208,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return error_response(status, "invalid_request", message, request_id, param=param)
 
 
+def body_error_fields(error: ValidationError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Status and body for what the schema refuses under /v1, where no request is there to answer."""
+    problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+    message, param = _explain(RequestValidationError(problems), "application/json")
+    return 400, error_fields("invalid_request", message, request_id, status=400, param=param)
+
+
 def _explain(error: RequestValidationError, content_type: str) -> tuple[str, str | None]:
     """The first problem in words, and the field that it is in. Never echoes the caller's values.
 
@@ -216,7 +225,7 @@ def _explain(error: RequestValidationError, content_type: str) -> tuple[str, str
     problem = next((each for each in problems if each["type"] not in _OTHER_KIND), problems[0])
     if problem["type"] == "json_invalid":
         return f"the body is not valid JSON: {problem['ctx']['error']}", None
-    if "json" not in content_type.lower():
+    if problem["loc"][0] == "body" and "json" not in content_type.lower():
         return "send the body as JSON, with the header Content-Type: application/json", None
     where = _where(problem["loc"][1:], whole=problem["type"] == "extra_forbidden")
     message = str(problem["msg"]).removeprefix("Value error, ")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from adaptive_lora.agents.compositions import Compositions
     from adaptive_lora.agents.fleet import Fleet
     from adaptive_lora.agents.view import FleetView, Routes
+    from adaptive_lora.batches.stores import Stores
     from adaptive_lora.engine.base import Engine
     from adaptive_lora.router.encoder import Encoder
     from adaptive_lora.router.router import Router
@@ -111,6 +112,14 @@ def open_access(settings: Settings) -> AccessStore:
     return AccessStore.open(_registry_url(settings))
 
 
+def open_batches(settings: Settings) -> Stores:
+    """Files and batches: records in the registry's database, contents where `storage` says."""
+    from adaptive_lora.adapters.state import state_folder
+    from adaptive_lora.batches.stores import Stores
+
+    return Stores.open(_registry_url(settings), state_folder(settings), settings.storage.url)
+
+
 def _registry_url(settings: Settings) -> str:
     from adaptive_lora.adapters.registry_database import sqlite_url
     from adaptive_lora.adapters.state import state_folder
@@ -135,8 +144,10 @@ def offline_view(settings: Settings, registry: Registry) -> FleetView:
     return view(registry.snapshot(), catalog, store, base=base, max_rank=settings.adapters.max_lora_rank)
 
 
-def make_compositions(settings: Settings, engine: Engine) -> Compositions | None:
-    """None if compositions are switched off."""
+def make_compositions(
+    settings: Settings, engine: Engine, *, unused: Callable[[str], Awaitable[None]]
+) -> Compositions | None:
+    """None if compositions are switched off. `unused` as in `make_fleet`."""
     if settings.adapters.max_compositions == 0:
         return None
     from adaptive_lora.adapters.state import state_folder
@@ -149,6 +160,7 @@ def make_compositions(settings: Settings, engine: Engine) -> Compositions | None
         capacity=settings.adapters.max_compositions,
         method=settings.adapters.composition_method,
         density=settings.adapters.composition_density,
+        unused=unused,
     )
 
 
@@ -161,8 +173,9 @@ def make_fleet(
     prove: Callable[[AdapterVersion], Awaitable[None]],
     metrics: Metrics,
     compositions: Compositions | None,
+    unused: Callable[[str], Awaitable[None]],
 ) -> Fleet:
-    """The fleet of this process, empty so far."""
+    """The fleet of this process, empty so far. `unused` waits until no request asks for a version."""
     from adaptive_lora.adapters.state import state_folder
     from adaptive_lora.adapters.store import Store
     from adaptive_lora.agents.entrance import Entrance
@@ -184,6 +197,7 @@ def make_fleet(
         prove=prove,
         fit_router=partial(make_routes, settings),
         keep_router=partial(_keep_router, settings.router.bundle_path),
+        unused=unused,
         on_unload=on_unload,
     )
     entrance = Entrance(

@@ -24,6 +24,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from adaptive_lora.telemetry.adapters import AdapterMetrics
+from adaptive_lora.telemetry.batches import BatchMetrics
 from adaptive_lora.telemetry.cache import CacheMetrics
 from adaptive_lora.telemetry.compositions import CompositionMetrics
 from adaptive_lora.telemetry.limits import LimitMetrics
@@ -100,6 +101,7 @@ class Metrics:
         self.adapters = AdapterMetrics(self.registry)
         self.compositions = CompositionMetrics()
         self.registry.register(self.compositions)
+        self.batches = BatchMetrics(self.registry)
         self.cache = CacheMetrics(self.registry)
         self.limits = LimitMetrics(self.registry)
         self.queue = QueueMetrics(self.registry)

@@ -61,12 +61,14 @@ class Engine:
     """The generations that were started."""
 
     generations: list[Generation] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=list)
 
-    def generate(self) -> Chunks:
+    def generate(self, ends_at: float = NEVER) -> Chunks:
+        self.deadlines.append(ends_at)
         self.generations.append(Generation())
         return self.generations[-1].chunks()
 
-    def answer(self) -> Chunks:
+    def answer(self, ends_at: float = NEVER) -> Chunks:
         """A generation that is over at once."""
         chunks = self.generate()
         self.generations[-1].say(*ANSWER)
@@ -89,11 +91,12 @@ class Gateway:
         *,
         tenant: str = "acme",
         deadline: float = NEVER,
-        generate: Callable[[], Chunks] | None = None,
+        generate: Callable[[float], Chunks] | None = None,
         priority: Priority = "interactive",
+        longest: float | None = None,
     ) -> Reader:
         wanted = request or request_of()
-        return Reader(self, wanted, policy or CachePolicy(), tenant, deadline, generate, priority)
+        return Reader(self, wanted, policy or CachePolicy(), tenant, deadline, longest, generate, priority)
 
     async def answer(self, *args: object, **keys: object) -> tuple[str, tuple[TokenChunk, ...]]:
         """Ask, where a generation is over at once. Returns the result and the chunks."""
@@ -115,7 +118,8 @@ class Reader:
         policy: CachePolicy,
         tenant: str,
         deadline: float,
-        generate: Callable[[], Chunks] | None,
+        longest: float | None,
+        generate: Callable[[float], Chunks] | None,
         priority: Priority,
     ) -> None:
         self.chunks: list[TokenChunk] = []
@@ -127,6 +131,7 @@ class Reader:
             generate or gateway.engine.generate,
             priority=priority,
             deadline=deadline,
+            longest=deadline if longest is None else longest,
             tell=self.results.append,
         )
         self.task = asyncio.create_task(self._read(stream))

@@ -76,6 +76,11 @@ class RemoteEngine:
         return known.pop() if len(known) == 1 else None
 
     @property
+    def n_workers(self) -> int:
+        """How many may be asked now."""
+        return len(self._pool.usable())
+
+    @property
     def adapters(self) -> Mapping[str, AdapterVersion]:
         return MappingProxyType(self._pool.declared)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
 
-from adaptive_lora.agents.orchestrator import Orchestrator
+from adaptive_lora.agents.orchestrator import Orchestrator, Turn
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.engine.collect import collect
 from adaptive_lora.errors import AdaptiveLoraError, RateLimited
@@ -35,6 +35,10 @@ CacheResult = Literal["hit", "shared", "miss", "bypass"]
 LONG_CHUNKS: Final = 2_000
 LONG_BYTES: Final = 32_768
 """From these lengths on an answer is packed and unpacked in a thread, so that the event loop stays free."""
+
+
+NEARLY_S: Final = 1.0
+"""A deadline that is so near to the longest is as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +82,28 @@ class AnswerCache:
         tenant: str,
         request: GenerateRequest,
         policy: CachePolicy,
-        generate: Callable[[], Chunks],
+        generate: Callable[[float], Chunks],
         *,
         priority: Priority,
         deadline: float,
+        longest: float,
         tell: Callable[[CacheResult], None],
     ) -> Chunks:
-        """The answer's chunks. `generate` starts a generation that ends by itself at `deadline`; `tell` hears
-        where the chunks come from, before the first of them. Generations are shared within a `priority`, so
-        that nobody waits for a less urgent one. Raises what the generation raises."""
+        """The answer's chunks, until `deadline`. `generate` starts a generation that ends by itself at the
+        time that it is given; `tell` hears where the chunks come from, before the first of them. Raises what
+        the generation raises.
+
+        A generation that may be shared goes on until `longest`, while anybody reads it: others may have more
+        time than who has started it. It is shared within a `priority`, so that nobody waits for a less urgent
+        one.
+        """
         key = self._key(tenant, request, policy)
         if key is not None and policy.mode == "use":
-            return self._shared((priority, key), generate, deadline, tell)
+            return self._shared((priority, key), generate, deadline, longest, tell)
         tell("bypass")
         self._metrics.requested("bypass")
-        return generate() if key is None else self._kept(key, generate())
+        chunks = generate(deadline)
+        return chunks if key is None else self._kept(key, chunks)
 
     async def close(self) -> None:
         """Stop every generation in flight, for good."""
@@ -110,8 +121,9 @@ class AnswerCache:
     async def _shared(
         self,
         name: tuple[Priority, bytes],
-        generate: Callable[[], Chunks],
+        generate: Callable[[float], Chunks],
         deadline: float,
+        longest: float,
         tell: Callable[[CacheResult], None],
     ) -> Chunks:
         """The kept answer; or the generation that runs for it, which this request starts if there is none."""
@@ -126,7 +138,8 @@ class AnswerCache:
                 elif name in self._flights:
                     result, chunks = "shared", self._flights[name].read(deadline=deadline)
                 else:
-                    result, chunks = "miss", self._fly(name, generate(), deadline).read(deadline=deadline)
+                    flight = self._fly(name, generate(longest), longest)
+                    result, chunks = "miss", flight.read(deadline=deadline)
                 tell(result)
                 try:
                     async with aclosing(chunks):
@@ -212,9 +225,12 @@ class Answers:
         results: list[CacheResult],
         meter: Callable[[Chunks, GenerateRequest], Chunks] | None = None,
         priority: Priority = "interactive",
+        turn: Callable[[GenerateRequest, float, float], Turn] | None = None,
     ) -> None:
         """`results` gets one entry for each request, in the order of the calls. `meter` is around each
-        generation, and not around what is kept: that costs nobody a token."""
+        generation, and not around what is kept: that costs nobody a token. A generation waits for its `turn`,
+        which is told its caller's deadline and when it must have ended, and whose tokens are reserved by
+        then."""
         self._orchestrator = orchestrator
         self._cache = cache
         self._tenant = tenant
@@ -223,6 +239,7 @@ class Answers:
         self._results = results
         self._meter = meter
         self._priority = priority
+        self._turn = turn
 
     def stream(
         self, plan: Plan, request: GenerateRequest, *, deadline: float
@@ -230,7 +247,7 @@ class Answers:
         """As `Orchestrator.stream`."""
         salted = replace(request, cache_salt=self._salt)
         if self._cache is None:
-            return self._generate(plan, salted, deadline)
+            return self._generate(plan, salted, deadline, deadline)
         place = len(self._results)
         self._results.append("bypass")
 
@@ -241,14 +258,22 @@ class Answers:
             self._tenant,
             salted,
             self._policy,
-            lambda: self._generate(plan, salted, deadline),
+            lambda ends_at: self._generate(plan, salted, deadline, ends_at),
             priority=self._priority,
             deadline=deadline,
+            longest=self._longest(deadline),
             tell=tell,
         )
 
-    def _generate(self, plan: Plan, request: GenerateRequest, deadline: float) -> Chunks:
-        chunks = self._orchestrator.stream(plan, request, deadline=deadline)
+    def _longest(self, deadline: float) -> float:
+        """The most time that a caller could have. Who has nearly that much is taken to have it: then what
+        runs out is the generation's time, and is counted as such."""
+        longest = self._orchestrator.deadline()
+        return longest if deadline < longest - NEARLY_S else deadline
+
+    def _generate(self, plan: Plan, request: GenerateRequest, deadline: float, ends_at: float) -> Chunks:
+        turn = None if self._turn is None else self._turn(request, deadline, ends_at)
+        chunks = self._orchestrator.stream(plan, request, deadline=ends_at, turn=turn)
         return chunks if self._meter is None else self._meter(chunks, request)
 
     async def complete(self, plan: Plan, request: GenerateRequest, *, deadline: float) -> list[Completion]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from adaptive_lora.errors import RateLimited
+from adaptive_lora.errors import Overloaded, RateLimited
 from adaptive_lora.serving.quotas.checks import RateCheck, Verdict
 
 _SUFFIXES = {"requests": b"", "tokens": b"-tokens"}
@@ -36,7 +36,7 @@ def rate_headers(verdicts: Sequence[Verdict]) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def retry_headers(error: RateLimited) -> dict[str, str]:
+def retry_headers(error: RateLimited | Overloaded) -> dict[str, str]:
     """When to try again: whole seconds, and the milliseconds that OpenAI's clients prefer."""
     headers = {
         "retry-after": str(max(1, math.ceil(error.retry_after_s))),

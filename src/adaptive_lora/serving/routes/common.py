@@ -9,6 +9,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from adaptive_lora.agents.view import FleetView
+from adaptive_lora.serving.admission.timeout import timeout_of
 from adaptive_lora.serving.auth.guard import principal_of
 from adaptive_lora.serving.cache.answers import Answers, CacheResult
 from adaptive_lora.serving.cache.policy import policy_of
@@ -40,8 +41,15 @@ def answers_of(request: Request, results: list[CacheResult] | None = None) -> An
     default those that the response's headers show. Raises EngineNotReady unless requests are served."""
     context = context_of(request.scope)
     shown = context.cache_results if results is None else results
-    tenant = principal_of(request.scope).tenant
-    return runtime_of(request).answers(tenant, policy_of(request.headers), shown, context.grant)
+    caller = principal_of(request.scope)
+    policy = policy_of(request.headers)
+    return runtime_of(request).answers(caller.tenant, policy, shown, context.grant, tier=caller.tier)
+
+
+def deadline_of(request: Request) -> float:
+    """When the answer must be complete, on the event loop's clock: after `api.timeout`, or sooner if the
+    caller says so. Raises EngineNotReady, and InvalidRequest for a header that is no number of seconds."""
+    return runtime_of(request).orchestrator.deadline(timeout_of(request.headers))
 
 
 _REASONS = {

@@ -24,6 +24,7 @@ from adaptive_lora.serving.routes.common import (
     allowed_to,
     answers_of,
     as_json,
+    deadline_of,
     errors,
     runtime_of,
     streamed,
@@ -58,7 +59,7 @@ async def generate(body: GenerateBody, request: Request) -> Response:
     runtime = runtime_of(request)
     context = context_of(request.scope)
     orchestrator = runtime.orchestrator
-    deadline = orchestrator.deadline()
+    deadline = deadline_of(request)
     allowed = allowed_to(request)
     if not body.stream:
         return as_json(
@@ -90,7 +91,7 @@ async def generate_batch(body: BatchBody, request: Request) -> Response:
     context = context_of(request.scope)
     orchestrator = runtime.orchestrator
     answers = answers_of(request, results=[])  # many items, which end in any order: not in a header
-    deadline = orchestrator.deadline()
+    deadline = deadline_of(request)
     allowed = allowed_to(request)
     items: Sequence[tuple[GenerateOptions, str]] = (
         [(body, prompt) for prompt in body.prompts]

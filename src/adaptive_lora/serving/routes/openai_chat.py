@@ -8,13 +8,13 @@ from starlette.responses import Response
 from adaptive_lora.errors import Unsupported
 from adaptive_lora.serving.auth.guard import needs
 from adaptive_lora.serving.context import context_of
-from adaptive_lora.serving.openai_answering import complete_chat, plan_chat
-from adaptive_lora.serving.openai_wire import ChatStream
+from adaptive_lora.serving.openai_answering import chat_stream, complete_chat, plan_chat
 from adaptive_lora.serving.routes.common import (
     ON_POST,
     allowed_to,
     answers_of,
     as_json,
+    deadline_of,
     errors,
     runtime_of,
     streamed,
@@ -36,7 +36,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     runtime = runtime_of(request)
     context = context_of(request.scope)
     orchestrator = runtime.orchestrator
-    deadline = orchestrator.deadline()
+    deadline = deadline_of(request)
     if body.stream and not runtime.settings.inference.enable_streaming:
         raise Unsupported("streaming is switched off here (inference.enable_streaming): leave out stream")
     planned = await plan_chat(
@@ -50,7 +50,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         (plan,), (wanted,) = planned.plans, planned.requests
-        wire = ChatStream(plan, context.request_id, n=wanted.sampling.n, include_usage=include_usage)
+        wire = chat_stream(planned, include_usage=include_usage)
         chunks = answers_of(request).stream(plan, wanted, deadline=deadline)
         return await open_stream(wire, chunks, context, deadline=deadline)
     return as_json(await complete_chat(planned, answers_of(request), deadline=deadline))

@@ -15,6 +15,7 @@ from adaptive_lora.serving.routes.common import (
     allowed_to,
     answers_of,
     as_json,
+    deadline_of,
     errors,
     runtime_of,
     streamed,
@@ -36,7 +37,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     runtime = runtime_of(request)
     context = context_of(request.scope)
     orchestrator = runtime.orchestrator
-    deadline = orchestrator.deadline()
+    deadline = deadline_of(request)
     if body.stream and not runtime.settings.inference.enable_streaming:
         raise Unsupported("streaming is switched off here (inference.enable_streaming): leave out stream")
     planned = await plan_completions(body, context.request_id, orchestrator, allowed=allowed_to(request))
