@@ -12,7 +12,7 @@ class LimitMetrics:
         registry = registry or CollectorRegistry()
         self._limited = Counter(
             "rate_limited",
-            "Requests refused by a limit: requests, tokens, concurrency, budget",
+            "Requests refused by a limit: requests, tokens, concurrency, budget, attempts",
             ["reason"],
             registry=registry,
         )
