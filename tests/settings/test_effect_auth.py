@@ -79,6 +79,23 @@ async def test_clocks_may_differ_by_the_leeway() -> None:
     assert await status({"jwt_secret": SECRET, "leeway": 0}, expired) == 401
 
 
+@key("auth.require_agents")
+async def test_a_token_must_say_for_which_agents() -> None:
+    for require, expected in ((True, 401), (False, 200)):
+        auth = {"jwt_secret": SECRET, "require_agents": require}
+        assert await status(auth, token()) == expected
+        assert await status(auth, token(agents=[])) == 200
+
+
+@key("auth.failures_per_minute")
+async def test_an_address_may_fail_so_often() -> None:
+    for limit, last in ((2, 429), (3, 401), (None, 401)):
+        auth = {"enabled": True, "jwt_secret": SECRET, "failures_per_minute": limit}
+        async with serving(auth=auth) as client:
+            codes = [(await client.get("/v1/models", headers=bearer("x"))).status_code for _ in range(3)]
+        assert codes == [401, 401, last]
+
+
 @key("api.docs")
 async def test_the_document_can_be_switched_off() -> None:
     for docs, expected in ((True, 200), (False, 404)):

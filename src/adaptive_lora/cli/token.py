@@ -42,6 +42,8 @@ def mint(
         raise SettingsError(
             "set auth.jwt_secret (JWT_SECRET); tokens of a JWKS file are signed by their issuer"
         )
+    if auth.require_agents and not agents:
+        raise SettingsError("auth.require_agents is true: say for which agents, with --agent")
     check_scopes(scopes)
     now = datetime.now(UTC)
     claims = {
@@ -55,7 +57,7 @@ def mint(
         "exp": now + timedelta(minutes=minutes),
         **({"agents": agents} if agents else {}),
     }
-    token = jwt.encode(claims, verifier.keyring.key(None), "HS256", headers={"typ": "at+jwt"})
+    token = jwt.encode(claims, verifier.keyring.keys(None)[0], "HS256", headers={"typ": "at+jwt"})
     verifier.verify(token)  # what this server would not accept is not handed out
     if as_json:
         print_json({"token": token, "jti": claims["jti"]})

@@ -16,11 +16,22 @@ from adaptive_lora.serving.addresses import ClientAddresses
 from adaptive_lora.serving.auth.gate import Gate
 from adaptive_lora.serving.auth.guard import without_security
 from adaptive_lora.serving.auth.middleware import Authentication
+from adaptive_lora.serving.batches.desk import Desk
+from adaptive_lora.serving.batches.runner import Runner
 from adaptive_lora.serving.binding import allowed_hosts
 from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
 from adaptive_lora.serving.middleware import Accounting, Admission, HostCheck, Intake
 from adaptive_lora.serving.quotas.middleware import RateLimits
-from adaptive_lora.serving.routes import fleet, generate, health, lifecycle, openai_chat, openai_completions
+from adaptive_lora.serving.routes import (
+    fleet,
+    generate,
+    health,
+    lifecycle,
+    openai_batches,
+    openai_chat,
+    openai_completions,
+    openai_files,
+)
 from adaptive_lora.serving.routes.common import as_json
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
@@ -46,15 +57,19 @@ def create_app(
     metrics = Metrics()
     gate = Gate.of(settings)
     runtime = Runtime(settings, metrics, engine=engine, router=router, on_failure=on_failure)
+    desk = Desk(settings)
+    runner = Runner(desk, runtime, gate)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if gate is not None:
             gate.credentials.start()
         runtime.start()
+        runner.start()
         try:
             yield
         finally:
+            await runner.stop()
             await runtime.stop()
             if gate is not None:
                 await gate.credentials.stop()
@@ -70,10 +85,13 @@ def create_app(
     )
     app.state.runtime = runtime
     app.state.gate = gate
+    app.state.desk = desk
+    app.state.runner = runner
     if gate is None:
         without_security(app)
     errors.install(app)
-    for module in (generate, openai_chat, openai_completions, fleet, lifecycle, health):
+    openai = (openai_chat, openai_completions, openai_files, openai_batches)
+    for module in (generate, *openai, fleet, lifecycle, health):
         app.include_router(module.router)
 
     @app.get("/", include_in_schema=False)
@@ -88,7 +106,7 @@ def create_app(
         Intake,
         max_body_bytes=settings.api.max_body_bytes,
         read_timeout_s=BODY_READ_TIMEOUT_S,
-        streamed={lifecycle.UPLOAD_PATH},
+        streamed={lifecycle.UPLOAD_PATH, openai_files.UPLOAD_PATH},
     )
     addresses = ClientAddresses(settings.api.trusted_proxies)
     app.add_middleware(RateLimits, limiter=runtime.limiter, addresses=addresses)

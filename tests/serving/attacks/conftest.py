@@ -21,7 +21,7 @@ def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def target(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """It asks who calls: API keys, or tokens signed with SECRET."""
-    auth = {"enabled": True, "jwt_secret": SECRET}
+    auth = {"enabled": True, "jwt_secret": SECRET, "failures_per_minute": None}
     with started(tmp_path_factory.mktemp("target"), *flags, auth=auth) as target:
         yield target
 
@@ -31,6 +31,6 @@ def public_key_target(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathF
     """It believes tokens that are signed by the first of RSA_KEYS, whose kid is "a"."""
     folder: Path = tmp_path_factory.mktemp("public-key-target")
     path = write_jwks(folder / "jwks.json", jwk(RSA_KEYS[0], "a"), jwk(ED_KEYS[0], "ed"))
-    auth = {"enabled": True, "algorithm": "RS256", "jwks_file": str(path)}
+    auth = {"enabled": True, "algorithm": "RS256", "jwks_file": str(path), "failures_per_minute": None}
     with started(folder, *flags, auth=auth) as target:
         yield target

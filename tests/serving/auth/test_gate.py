@@ -18,8 +18,9 @@ from adaptive_lora.errors import RegistryUnavailable, Unauthenticated
 from adaptive_lora.serving.auth import gate as gate_module
 from adaptive_lora.serving.auth.credentials import MAX_AGE_S, POLL_INTERVAL_S, Credentials
 from adaptive_lora.serving.auth.gate import Gate
-from adaptive_lora.serving.auth.keyring import LOOK_EVERY_S, JWKSKeyring, SecretKeyring
+from adaptive_lora.serving.auth.keyring import JWKSKeyring, SecretKeyring
 from adaptive_lora.serving.auth.tokens import TokenVerifier
+from adaptive_lora.serving.auth.watched_file import LOOK_EVERY_S
 from adaptive_lora.serving.principal import Principal
 from tests.adapters.conftest import database_url, postgres  # noqa: F401 - fixtures
 from tests.postgres import PostgresServer

@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from adaptive_lora.errors import SettingsError, Unauthenticated
-from adaptive_lora.serving.auth.keyring import LOOK_EVERY_S, JWKSKeyring, SecretKeyring
+from adaptive_lora.serving.auth.keyring import JWKSKeyring, SecretFileKeyring, SecretKeyring
 from adaptive_lora.serving.auth.signing_secret import check_secret
 from adaptive_lora.serving.auth.tokens import TokenVerifier
+from adaptive_lora.serving.auth.watched_file import LOOK_EVERY_S
 from adaptive_lora.serving.principal import Principal
 
-from .signing import ED_KEYS, NAME, RSA_KEYS, SECRET, claims, jwk, segment, token, write_jwks
+from .signing import ED_KEYS, NAME, RSA_KEYS, SECRET, claims, jwk, segment, signed, token, write_jwks
 
 LEEWAY_S = 10.0
 
@@ -257,6 +258,89 @@ def test_random_secrets_are_taken() -> None:
         check_secret(secrets.token_hex(32))
 
 
+def secret_file(path: Path, *secrets: str) -> Path:
+    """As operators should: the whole file at once."""
+    draft = path.with_suffix(".draft")
+    draft.write_text("".join(f"{secret}\n" for secret in secrets))
+    return draft.replace(path)
+
+
+def test_secrets_rotate_with_overlap(tmp_path: Path) -> None:
+    old, new = (secrets.token_urlsafe(48) for _ in range(2))
+    path = secret_file(tmp_path / "secret", old)
+    now = 0.0
+    keyring = SecretFileKeyring(path, clock=lambda: now)
+    verifier = TokenVerifier(keyring, issuer=NAME, audience=NAME, leeway_s=0)
+
+    def good() -> list[bool]:
+        nonlocal now
+        now += LOOK_EVERY_S
+        return [_is_good(verifier, token(secret)) for secret in (old, new)]
+
+    assert good() == [True, False]
+    secret_file(path, new, old)
+    assert good() == [True, True]
+    assert keyring.keys(None)[0] == new.encode(), "the first signs"
+    secret_file(path, new)
+    assert good() == [False, True]
+    assert keyring.generation == 2
+
+
+def _is_good(verifier: TokenVerifier, credential: str) -> bool:
+    try:
+        verifier.verify(credential)
+    except Unauthenticated:
+        return False
+    return True
+
+
+def test_every_secret_is_checked_as_the_only_one_would_be(tmp_path: Path, random_secret: str) -> None:
+    """Forged, expired, for others: with the second secret as with the first."""
+    path = secret_file(tmp_path / "secret", random_secret, SECRET)
+    verifier = TokenVerifier(SecretFileKeyring(path), issuer=NAME, audience=NAME, leeway_s=0)
+    assert verifier.verify(token())
+    for credential in (token(aud="other"), token(token_use="refresh"), token(secrets.token_urlsafe(48))):
+        refused(verifier, credential)
+    assert "expired" in refused(verifier, token(exp=int(time.time()) - 60))
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ([], "0 secrets"),
+        (["", " "], "0 secrets"),
+        ([secrets.token_hex(32) for _ in range(5)], "5 secrets"),
+        ([secrets.token_hex(32), "short"], "32 are needed"),
+        ([secrets.token_hex(32), "change-me-" * 5], "placeholder"),
+    ],
+)
+def test_a_file_of_unsafe_secrets_is_refused_at_start_and_ignored_later(
+    tmp_path: Path, lines: list[str], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = secret_file(tmp_path / "secret", *lines)
+    with pytest.raises(SettingsError, match=says):
+        SecretFileKeyring(path)
+    now = 0.0
+    secret_file(path, SECRET)
+    verifier = TokenVerifier(
+        SecretFileKeyring(path, clock=lambda: now), issuer=NAME, audience=NAME, leeway_s=0
+    )
+    secret_file(path, *lines)
+    for _ in range(3):
+        now += LOOK_EVERY_S
+        assert verifier.verify(token())
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1, "one line per change of the file"
+    assert not [line for line in lines if line.strip() and line in errors[0]]
+
+
+def test_the_claim_of_agents_may_be_required() -> None:
+    strict = TokenVerifier(SecretKeyring(SECRET), issuer=NAME, audience=NAME, leeway_s=0, require_agents=True)
+    assert strict.verify(token(agents=[]))[0].agents == frozenset()
+    refused(strict, token())
+    refused(strict, signed({"alg": "HS256", "typ": "JWT"}, claims() | {"agents": None}))
+
+
 # JWKS files
 
 
@@ -325,7 +409,7 @@ def test_keys_for_other_purposes_are_no_keys(tmp_path: Path) -> None:
     verifier = with_file(write_jwks(path, jwk(RSA_KEYS[0], "a"), *others), "RS256")
     assert verifier.verify(token(RSA_KEYS[0], "RS256", headers={"kid": "a"}))
     for kid in ("enc", "pss", "ed", "oct", "ec"):
-        assert verifier.keyring.key(kid) is None
+        assert not verifier.keyring.keys(kid)
 
 
 @pytest.mark.parametrize(

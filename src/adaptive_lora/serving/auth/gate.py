@@ -14,11 +14,10 @@ from datetime import UTC
 
 from adaptive_lora.access import secrets
 from adaptive_lora.access.records import ApiKey
-from adaptive_lora.errors import SettingsError, Unauthenticated
+from adaptive_lora.errors import Unauthenticated
 from adaptive_lora.serving import loading
 from adaptive_lora.serving.auth.credentials import Credentials
 from adaptive_lora.serving.auth.jwt_auth import make_keyring
-from adaptive_lora.serving.auth.signing_secret import read_secret
 from adaptive_lora.serving.auth.tokens import TokenVerifier
 from adaptive_lora.serving.principal import Principal
 from adaptive_lora.settings import AuthSettings, Settings
@@ -74,6 +73,23 @@ class Gate:
             return self._owner(credential)
         return self._bearer(credential)
 
+    def check_still(self, principal: Principal) -> None:
+        """For work that goes on after its request: raises Unauthenticated if the credential that it began with
+        is good no more, RegistryUnavailable if that cannot be known."""
+        if principal.credential is None:
+            raise Unauthenticated("it was asked for without a credential, and one is needed now")
+        if principal.expires_at is not None and principal.expires_at.timestamp() <= self._clock():
+            raise Unauthenticated("the credential that it was asked for with has expired")
+        if principal.key_id is None:
+            self.credentials.check()
+            return
+        if principal.credential == "key":
+            is_good = self.credentials.key(principal.key_id) is not None
+        else:
+            is_good = not self.credentials.is_revoked(principal.tenant, principal.key_id)
+        if not is_good:
+            raise Unauthenticated("the credential that it was asked for with has been revoked")
+
     def _owner(self, secret: str) -> Principal:
         key_id = secrets.id_of(secret)
         key = None if key_id is None else self.credentials.key(key_id)
@@ -115,17 +131,19 @@ class Gate:
 
 def make_verifier(auth: AuthSettings) -> TokenVerifier | None:
     """None if neither a secret nor a JWKS file is configured. Raises SettingsError."""
-    if auth.jwt_secret is not None and auth.jwt_secret_file is not None:
-        raise SettingsError("set auth.jwt_secret or auth.jwt_secret_file, not both")
     secret = None if auth.jwt_secret is None else auth.jwt_secret.get_secret_value()
-    if auth.jwt_secret_file is not None:
-        secret = read_secret(auth.jwt_secret_file)
-    if secret is None and auth.jwks_file is None and auth.algorithm == "HS256":
+    files = (auth.jwks_file, auth.jwt_secret_file)
+    if secret is None and files == (None, None) and auth.algorithm == "HS256":
         return None
-    keyring = make_keyring(secret, auth.algorithm, auth.jwks_file)
-    return TokenVerifier(keyring, issuer=auth.issuer, audience=auth.audience, leeway_s=auth.leeway)
+    return TokenVerifier(
+        make_keyring(secret, auth.algorithm, *files),
+        issuer=auth.issuer,
+        audience=auth.audience,
+        leeway_s=auth.leeway,
+        require_agents=auth.require_agents,
+    )
 
 
 def _principal_of(key: ApiKey) -> Principal:
     expires_at = None if key.expires_at is None else key.expires_at.astimezone(UTC)
-    return Principal(key.name, key.tenant, key.scopes, key.agents, key.id, key.tier, expires_at)
+    return Principal(key.name, key.tenant, key.scopes, key.agents, key.id, key.tier, expires_at, "key")

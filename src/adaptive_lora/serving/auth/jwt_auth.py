@@ -18,7 +18,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from adaptive_lora.errors import SettingsError, Unauthenticated
-from adaptive_lora.serving.auth.keyring import JWKSKeyring, Keyring, SecretKeyring
+from adaptive_lora.serving.auth.keyring import JWKSKeyring, Keyring, SecretFileKeyring, SecretKeyring
 from adaptive_lora.serving.auth.tokens import TokenVerifier
 from adaptive_lora.serving.errors import CHALLENGES, status_of
 from adaptive_lora.serving.principal import Principal
@@ -66,17 +66,24 @@ class JWTAuth:
             raise HTTPException(status, error.message, challenge) from None
 
 
-def make_keyring(secret: str | None, algorithm: str, jwks_file: Path | None) -> Keyring:
-    """Raises SettingsError unless there is a secret for HS256, or a file for the others, and not both."""
+def make_keyring(
+    secret: str | None, algorithm: str, jwks_file: Path | None, secret_file: Path | None = None
+) -> Keyring:
+    """Raises SettingsError unless there is a secret for HS256, as it is or in a file, or public keys for the
+    others; and nothing else."""
     if algorithm == "HS256":
-        if secret is None or jwks_file is not None:
+        if jwks_file is not None or (secret is None and secret_file is None):
             raise SettingsError(
                 "tokens with HS256 need a secret (auth.jwt_secret or auth.jwt_secret_file), and no "
                 "auth.jwks_file"
             )
-        return SecretKeyring(secret)
+        if secret is None and secret_file is not None:
+            return SecretFileKeyring(secret_file)
+        if secret is not None and secret_file is None:
+            return SecretKeyring(secret)
+        raise SettingsError("set auth.jwt_secret or auth.jwt_secret_file, not both")
     if algorithm not in ("RS256", "EdDSA"):
         raise SettingsError(f"tokens are signed with HS256, RS256 or EdDSA, not with {algorithm!r}")
-    if jwks_file is None or secret is not None:
+    if jwks_file is None or secret is not None or secret_file is not None:
         raise SettingsError(f"tokens with {algorithm} need auth.jwks_file, and no secret (auth.jwt_secret)")
     return JWKSKeyring(jwks_file, algorithm)

@@ -1,9 +1,9 @@
-"""The keys that tokens may be signed with: one secret, or the public keys of a JWKS file.
+"""The keys that tokens may be signed with: secrets, or the public keys of a JWKS file.
 
-A key is found by the `kid` in the token's header, as a word in a table and nothing else: never as a path, an
-address or a query. Rotation: add the new key to the file, let the issuer use it, remove the old one when its
-last token has expired. The file is read again when it changes; one that cannot be used leaves the keys that
-were there, and says so in the log, once.
+A public key is found by the `kid` in the token's header, as a word in a table and nothing else: never as a
+path, an address or a query. Rotation: add the new key to the file, let the issuer use it, remove the old one
+when its last token has expired. A file is read again when it changes; one that cannot be used leaves the keys
+that were there, and says so in the log, once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +19,11 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from adaptive_lora.errors import SettingsError
-from adaptive_lora.serving.auth.signing_secret import check_secret
+from adaptive_lora.serving.auth.signing_secret import check_secret, read_secrets
+from adaptive_lora.serving.auth.watched_file import WatchedFile
 
 _log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
-"""How soon a change of the file is seen."""
 MAX_FILE_BYTES = 1_000_000
 MIN_RSA_BITS = 2048
 _KINDS = {"RS256": ("RSA", None), "EdDSA": ("OKP", "Ed25519")}
@@ -42,8 +41,8 @@ class Keyring(Protocol):
         """Notice whether the keys have changed. Cheap; called before each use."""
         ...
 
-    def key(self, kid: object) -> Any:
-        """The key of a token whose header says `kid` (None: says nothing); None if there is no such key."""
+    def keys(self, kid: object) -> Sequence[Any]:
+        """What a token whose header says `kid` (None: says nothing) may be signed with; the first signs."""
         ...
 
 
@@ -55,13 +54,33 @@ class SecretKeyring:
 
     def __init__(self, secret: str) -> None:
         """Raises SettingsError for a secret that can be guessed."""
-        self._secret = check_secret(secret)
+        self._secrets = [check_secret(secret)]
 
     def look(self) -> None:
         pass
 
-    def key(self, kid: object) -> bytes:
-        return self._secret
+    def keys(self, kid: object) -> Sequence[bytes]:
+        return self._secrets
+
+
+class SecretFileKeyring(SecretKeyring):
+    """The secrets in a file, one a line: the first signs, all are believed."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Reads the file. Raises SettingsError if it has no secret, or one that can be guessed."""
+        self._file = WatchedFile(path, clock=clock)
+        self._secrets = read_secrets(self._file.path)
+
+    def look(self) -> None:
+        if not self._file.has_changed():
+            return
+        try:
+            self._secrets = read_secrets(self._file.path)
+        except SettingsError as error:
+            _log.error("the secrets of tokens stay as they were: %s", error.message)
+            return
+        self.generation += 1
+        _log.info("the secrets of tokens are read again; there are %d", len(self._secrets))
 
 
 class JWKSKeyring:
@@ -73,21 +92,13 @@ class JWKSKeyring:
             raise SettingsError(f"auth.jwks_file is for {' and '.join(_KINDS)}, not for {algorithm}")
         self.algorithm = algorithm
         self.generation = 0
-        self._path = path.expanduser()
-        self._clock = clock
-        self._looked_at = clock()
-        self._seen = self._state()
+        self._file = WatchedFile(path, clock=clock)
+        self._path = self._file.path
         self._keys = self._read()
 
     def look(self) -> None:
-        now = self._clock()
-        if now - self._looked_at < LOOK_EVERY_S:
+        if not self._file.has_changed():
             return
-        self._looked_at = now
-        state = self._state()
-        if state == self._seen:
-            return
-        self._seen = state
         try:
             self._keys = self._read()
         except SettingsError as error:
@@ -96,16 +107,8 @@ class JWKSKeyring:
         self.generation += 1
         _log.info("the keys of tokens are now %s", ", ".join(map(repr, self._keys)))
 
-    def key(self, kid: object) -> Any:
-        return self._keys.get(kid) if isinstance(kid, str) else None
-
-    def _state(self) -> tuple[int, ...] | None:
-        """What changes when the file does; None if it is not there."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
+    def keys(self, kid: object) -> Sequence[Any]:
+        return [self._keys[kid]] if isinstance(kid, str) and kid in self._keys else []
 
     def _read(self) -> Mapping[str, Any]:
         try:

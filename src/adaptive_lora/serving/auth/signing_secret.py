@@ -1,4 +1,4 @@
-"""The secret of HS256 tokens: whoever guesses it is anybody."""
+"""The secrets of HS256 tokens: whoever guesses one is anybody."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ MIN_BYTES = 32
 """As long as the hash of HS256: RFC 7518, section 3.2."""
 MIN_DISTINCT = 8
 """Different characters; 32 random ones of 16 have fewer once in ten million."""
+
+MAX_SECRETS = 4
+"""In a file. Each costs a hash for every token that none before it has signed."""
 
 _PLACEHOLDER = re.compile(
     r"change.?(me|this|it)|replace.?(me|this|it|with)|your.{0,24}(secret|key|token)|placeholder|example|"
@@ -36,10 +39,18 @@ def check_secret(secret: str) -> bytes:
     return encoded
 
 
-def read_secret(path: Path) -> str:
-    """A file's content, without the line's end. Raises SettingsError."""
+def read_secrets(path: Path) -> list[bytes]:
+    """A file's lines, without those that are empty. Raises SettingsError for a file that cannot be read, for
+    none or more than MAX_SECRETS, and for one that can be guessed."""
     try:
-        return path.expanduser().read_text(encoding="utf-8").strip()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsError(f"auth.jwt_secret_file {path} cannot be read: {reason}") from error
+    secrets = [line.strip() for line in lines if line.strip()]
+    if not 1 <= len(secrets) <= MAX_SECRETS:
+        raise SettingsError(
+            f"auth.jwt_secret_file {path} has {len(secrets)} secrets: write one a line, the one that signs "
+            f"first, at most {MAX_SECRETS}"
+        )
+    return [check_secret(secret) for secret in secrets]

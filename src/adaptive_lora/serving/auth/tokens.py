@@ -40,11 +40,21 @@ _KIND_CLAIMS = ("token_use", "token_type", "type", "typ")
 class TokenVerifier:
     """Believes tokens of one issuer for one audience."""
 
-    def __init__(self, keyring: Keyring, *, issuer: str, audience: str, leeway_s: float) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        *,
+        issuer: str,
+        audience: str,
+        leeway_s: float,
+        require_agents: bool = False,
+    ) -> None:
+        """With `require_agents` a token without that claim is refused."""
         self.keyring = keyring
         self._issuer = issuer
         self._audience = audience
         self._leeway_s = leeway_s
+        self._required = ["exp", "aud", "iss", "sub", *(["agents"] if require_agents else [])]
 
     def verify(self, token: str) -> tuple[Principal, float]:
         """Who it is for, and until when it is good: seconds of the epoch, leeway included.
@@ -70,9 +80,18 @@ class TokenVerifier:
             raise jwt.InvalidTokenError
         if str(header.get("typ", "JWT")).lower() not in _TYPES:
             raise jwt.InvalidTokenError
-        key = self.keyring.key(header.get("kid"))
-        if key is None:
-            raise jwt.InvalidKeyError
+        for key in self.keyring.keys(header.get("kid")):
+            try:
+                claims = self._decoded(token, key)
+            except jwt.InvalidSignatureError:
+                continue
+            for name in _KIND_CLAIMS:
+                if name in claims and str(claims[name]).lower() not in _KINDS:
+                    raise jwt.InvalidTokenError
+            return claims
+        raise jwt.InvalidKeyError
+
+    def _decoded(self, token: str, key: Any) -> Mapping[str, Any]:
         claims: Mapping[str, Any] = jwt.decode(
             token,
             key,
@@ -80,11 +99,8 @@ class TokenVerifier:
             audience=self._audience,
             issuer=self._issuer,
             leeway=self._leeway_s,
-            options={"require": ["exp", "aud", "iss", "sub"], "enforce_minimum_key_length": True},
+            options={"require": self._required, "enforce_minimum_key_length": True},
         )
-        for name in _KIND_CLAIMS:
-            if name in claims and str(claims[name]).lower() not in _KINDS:
-                raise jwt.InvalidTokenError
         return claims
 
 
@@ -112,6 +128,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
         jti,
         tier,
         datetime.fromtimestamp(claims["exp"], UTC),
+        "token",
     )
 
 

@@ -20,7 +20,7 @@ MINUTE_US: Final = 60_000_000.0
 SLACK_US: Final = 1.0
 """For the rounding of doubles: a burst taken one by one ends exactly at the tolerance."""
 
-Reason = Literal["requests", "tokens", "concurrency", "budget"]
+Reason = Literal["requests", "tokens", "concurrency", "budget", "attempts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class RateCheck:
     """Take `n` of what comes back at `per_minute`. With n = 0 it looks, and fails only if there is a debt."""
 
     key: str
-    reason: Literal["requests", "tokens"]
+    reason: Literal["requests", "tokens", "attempts"]
     n: int
     per_minute: int
     interval_us: float

@@ -1,4 +1,4 @@
-"""From settings: the limiter of a gateway, and the Redis that it shares with others. What is not asked for is
+"""From settings: the limits of a gateway, and the Redis that it shares with others. What is not asked for is
 not imported."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from adaptive_lora.serving.auth.attempts import Attempts
     from adaptive_lora.serving.quotas.limiter import Limiter
     from adaptive_lora.serving.redis import Redis
 
@@ -30,8 +31,19 @@ def make_redis(settings: Settings, metrics: Metrics) -> Redis | None:
 
 def make_limiter(settings: Settings, metrics: Metrics, redis: Redis | None) -> Limiter | None:
     """None unless `rate_limiting.enabled`."""
-    if not settings.rate_limiting.enabled:
+    return _limiter(settings, metrics, redis) if settings.rate_limiting.enabled else None
+
+
+def make_attempts(settings: Settings, metrics: Metrics, redis: Redis | None) -> Attempts | None:
+    """None unless somebody asks who calls, and `auth.failures_per_minute` limits how often that may fail."""
+    if not settings.auth.enabled or settings.auth.failures_per_minute is None:
         return None
+    from adaptive_lora.serving.auth.attempts import Attempts
+
+    return Attempts(_limiter(settings, metrics, redis), per_minute=settings.auth.failures_per_minute)
+
+
+def _limiter(settings: Settings, metrics: Metrics, redis: Redis | None) -> Limiter:
     from adaptive_lora.serving.quotas.limiter import Limiter
 
     shared = None
