@@ -84,7 +84,7 @@ async def test_errors_raise_the_clients_own_exceptions(
     assert invalid.param == "temperature"
     refused = await fails(tools=[{"type": "function", "function": {"name": "f"}}])
     assert isinstance(refused, openai.BadRequestError)
-    assert refused.param == "tools"
+    assert refused.param == "tool_choice"
     large = await fails(messages=[{"role": "user", "content": "x" * 300_000}])
     assert large.status_code == 413
     assert large.code == "body_too_large"

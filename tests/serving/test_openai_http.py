@@ -71,9 +71,9 @@ async def test_structured_output(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("options", "tells"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: is not served"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0.type"),
         ({"functions": [{"name": "f"}]}, "functions: is not served"),
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice: there are no tools"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
@@ -86,8 +86,13 @@ async def test_structured_output(client: httpx.AsyncClient) -> None:
         ({"stream_options": {"include_usage": True}}, "stream"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "not both"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "text"),
+        ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "user"}]}, "content is missing"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages.0.content.0.type: images (image_url) are not served",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "audio (input_audio)"),
         ({"chat_template": "{{ x }}"}, "chat_template: there is no such field"),
         ({"response_format": {"type": "grammar"}}, "response_format"),
     ],

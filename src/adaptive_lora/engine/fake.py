@@ -97,7 +97,8 @@ class FakeEngine:
         room = self.max_model_len - n_prompt_tokens
         if room < 1:
             raise PromptTooLong(
-                f"the prompt has {n_prompt_tokens} tokens; the model's context is {self.max_model_len}"
+                f"the prompt is too long: {n_prompt_tokens} tokens; the model's context is "
+                f"{self.max_model_len}, and at least one must be left for the answer"
             )
         choices = [self._choice(request, prompt, i, room, n_prompt_tokens) for i in range(sampling.n)]
         request_id = request.request_id

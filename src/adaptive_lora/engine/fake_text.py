@@ -53,45 +53,81 @@ def logprob(*key: object) -> float:
     return -digest("logprob", *key)[0] / 256
 
 
+MAX_PARTS = 100_000
+"""Of a minimal JSON text; more than what the schemas without references that are accepted can have."""
 _KNOWN = {
     "type", "properties", "required", "items", "minItems", "minLength", "enum", "const", "minimum", "maximum",
     "anyOf", "oneOf", "title", "description", "additionalProperties", "default", "examples", "$schema",
+    "$ref", "$defs", "prefixItems", "maxItems", "maxLength", "discriminator",
 }  # fmt: skip
 
 
 def minimal_json(schema: Mapping[str, Any]) -> str:
-    """The smallest JSON text that `schema` accepts. `{}` gives an object.
+    """A smallest JSON text that `schema` accepts: of a union the first option that does not refer to what it
+    is part of. `{}` gives an object.
 
-    Raises Unsupported for a keyword that this function does not know: an invalid answer would be a lie.
+    Raises Unsupported for a keyword that this function does not know (an invalid answer would be a lie), and
+    for a schema whose smallest answer is endless, or very large.
     """
-    return json.dumps(_instance(schema) if schema else {})
+    return json.dumps(_Smallest(schema).instance(schema) if schema else {})
 
 
-def _instance(schema: Mapping[str, Any]) -> Any:
-    unknown = sorted(schema.keys() - _KNOWN)
-    if unknown:
-        raise Unsupported(f"the fake engine does not know the JSON schema keyword {unknown[0]!r}")
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return schema["enum"][0]
-    for union in ("anyOf", "oneOf"):
-        if union in schema:
-            return _instance(schema[union][0])
-    kind = schema.get("type", "object")
-    kind = kind[0] if isinstance(kind, list) else kind
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: _instance(properties.get(name, {})) for name in schema.get("required", ())}
-    if kind == "array":
-        return [_instance(schema.get("items", {})) for _ in range(schema.get("minItems", 0))]
-    if kind == "string":
-        return "x" * schema.get("minLength", 0)
-    if kind in ("integer", "number"):
-        low, high = schema.get("minimum", 0), schema.get("maximum", 0)
-        return low if low > 0 else min(0, high)
-    if kind == "boolean":
-        return True
-    if kind == "null":
-        return None
-    raise Unsupported(f"the fake engine does not know the JSON schema type {kind!r}")
+class _Smallest:
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._n_parts = 0
+
+    def instance(self, schema: Mapping[str, Any], within: tuple[str, ...] = ()) -> Any:
+        """`within`: the references that led here."""
+        self._n_parts += 1
+        if self._n_parts > MAX_PARTS:
+            raise Unsupported(f"the smallest answer to this JSON schema has more than {MAX_PARTS} parts")
+        unknown = sorted(schema.keys() - _KNOWN)
+        if unknown:
+            raise Unsupported(f"the fake engine does not know the JSON schema keyword {unknown[0]!r}")
+        if "$ref" in schema:
+            reference = schema["$ref"]
+            if reference in within:
+                raise Unsupported("the JSON schema refers to itself without end")
+            return self.instance(self._resolve(reference), (*within, reference))
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            return schema["enum"][0]
+        for union in ("anyOf", "oneOf"):
+            if union in schema:
+                options = schema[union]
+                chosen = next((each for each in options if each.get("$ref") not in within), options[0])
+                return self.instance(chosen, within)
+        kind = schema.get("type", "object")
+        kind = kind[0] if isinstance(kind, list) else kind
+        if kind == "object":
+            properties = schema.get("properties", {})
+            return {
+                name: self.instance(properties.get(name, {}), within) for name in schema.get("required", ())
+            }
+        if kind == "array":
+            first = schema.get("prefixItems", [])
+            more = max(schema.get("minItems", 0) - len(first), 0)
+            return [self.instance(item, within) for item in [*first, *[schema.get("items", {})] * more]]
+        if kind == "string":
+            return "x" * schema.get("minLength", 0)
+        if kind in ("integer", "number"):
+            low, high = schema.get("minimum", 0), schema.get("maximum", 0)
+            return low if low > 0 else min(0, high)
+        if kind == "boolean":
+            return True
+        if kind == "null":
+            return None
+        raise Unsupported(f"the fake engine does not know the JSON schema type {kind!r}")
+
+    def _resolve(self, reference: str) -> Any:
+        """What `#/a/b` stands for."""
+        found: Any = self._root
+        for step in reference.split("/")[1:]:
+            if not isinstance(found, Mapping) or step not in found:
+                raise Unsupported(f"the JSON schema has nothing at {reference!r}")
+            found = found[step]
+        if not isinstance(found, Mapping):
+            raise Unsupported(f"what the JSON schema has at {reference!r} is no schema")
+        return found

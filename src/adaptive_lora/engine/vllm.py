@@ -169,8 +169,8 @@ class VLLMInferenceEngine:
             room = self.max_model_len - len(ids)
             if room < 1:
                 raise PromptTooLong(
-                    f"the prompt has {len(ids)} tokens; the model's context is {self.max_model_len}, "
-                    "and at least one must be left for the answer"
+                    f"the prompt is too long: {len(ids)} tokens; the model's context is "
+                    f"{self.max_model_len}, and at least one must be left for the answer"
                 )
             parameters = sampling.to_vllm(request.sampling, room)
             await self._in_flight.enter(request_id)

@@ -17,16 +17,17 @@ from adaptive_lora.agents.orchestrator import Orchestrator
 from adaptive_lora.agents.plan import Plan
 from adaptive_lora.errors import AdaptiveLoraError
 from adaptive_lora.serving.cache.answers import Answers
-from adaptive_lora.serving.openai_wire import chat_body, completion_body
+from adaptive_lora.serving.openai_tool_wire import CallStream, call_body
+from adaptive_lora.serving.openai_wire import ChatStream, chat_body, completion_body
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.openai import (
     ChatBody,
     CompletionBody,
     JsonObjectFormat,
     JsonSchemaFormat,
-    Message,
 )
-from adaptive_lora.types import ChatMessage, GenerateRequest
+from adaptive_lora.serving.tool_calls import ToolCalling, conversation, tool_calling, with_instructions
+from adaptive_lora.types import GenerateRequest
 
 DEFAULT_MAX_TOKENS: Final = 16
 """Of completions: OpenAI's own."""
@@ -39,6 +40,8 @@ class Planned:
     request_id: str
     plans: tuple[Plan, ...]
     requests: tuple[GenerateRequest, ...]
+    calling: ToolCalling | None = None
+    """The answer is a call of a function."""
 
 
 async def plan_chat(
@@ -50,23 +53,40 @@ async def plan_chat(
     max_model_len: int,
 ) -> Planned:
     """One plan. `max_model_len` bounds an answer whose length the caller leaves open."""
-    prompt = tuple(_turn(message) for message in body.messages)
+    calling = tool_calling(body)
+    prompt = conversation(body.messages)
     sampling = to_sampling(
         body,
         max_tokens=body.max_completion_tokens or body.max_tokens or max_model_len,
         n=body.n or 1,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        json_schema=_schema_of(body),
+        json_schema=_schema_of(body) if calling is None else calling.json_schema,
     )
-    plan = await orchestrator.plan(prompt, parse_name(body.model), key=request_id, allowed=allowed)
-    return Planned(request_id, (plan,), (GenerateRequest(request_id, prompt, sampling, plan.adapter_id),))
+    told = [message for message in body.messages if message.role != "tool"]
+    asked = prompt if len(told) == len(body.messages) else conversation(told)  # a result asks for nothing
+    plan = await orchestrator.plan(asked, parse_name(body.model), key=request_id, allowed=allowed)
+    if calling is not None:
+        prompt = with_instructions(prompt, calling)
+    request = GenerateRequest(request_id, prompt, sampling, plan.adapter_id)
+    return Planned(request_id, (plan,), (request,), calling)
 
 
 async def complete_chat(planned: Planned, answers: Answers, *, deadline: float) -> dict[str, Any]:
     """OpenAI's `chat.completion`."""
     (plan,), (request,) = planned.plans, planned.requests
     choices = await answers.complete(plan, request, deadline=deadline)
-    return chat_body(plan, planned.request_id, choices)
+    if planned.calling is None:
+        return chat_body(plan, planned.request_id, choices)
+    return call_body(plan, planned.request_id, choices, planned.calling)
+
+
+def chat_stream(planned: Planned, *, include_usage: bool) -> ChatStream:
+    """OpenAI's chunks."""
+    (plan,), (request,) = planned.plans, planned.requests
+    n, calling = request.sampling.n, planned.calling
+    if calling is None:
+        return ChatStream(plan, planned.request_id, n=n, include_usage=include_usage)
+    return CallStream(plan, planned.request_id, n=n, include_usage=include_usage, calling=calling)
 
 
 async def plan_completions(
@@ -102,11 +122,6 @@ async def complete_completions(planned: Planned, answers: Answers, *, deadline: 
         error = _first(failures)
         raise error from None
     return completion_body(planned.plans, planned.request_id, [task.result() for task in tasks])
-
-
-def _turn(message: Message) -> ChatMessage:
-    role = "system" if message.role == "developer" else message.role
-    return ChatMessage(role, message.text)
 
 
 def _schema_of(body: ChatBody) -> dict[str, Any] | None:

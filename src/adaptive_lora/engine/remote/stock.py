@@ -9,7 +9,7 @@ others need it.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -21,8 +21,9 @@ from adaptive_lora.engine.remote.dialects import (
     SCORE_TIMEOUT_S,
     worker_failure,
 )
-from adaptive_lora.engine.remote.transport import Transport, WorkerFailed, read_body
+from adaptive_lora.engine.remote.transport import Transport, WorkerFailed
 from adaptive_lora.errors import AdapterError, InvalidRequest, PromptTooLong, UnknownAdapter, Unsupported
+from adaptive_lora.telemetry import tracing
 from adaptive_lora.types import (
     AdapterVersion,
     FinishReason,
@@ -76,25 +77,25 @@ class StockDialect:
         room = self._max_model_len - len(ids)
         if room < 1:
             raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens; the model's context is {self._max_model_len}, "
+                f"the prompt is too long: {len(ids)} tokens; the model's context is {self._max_model_len}, "
                 "and at least one must be left for the answer"
             )
         model = request.adapter_id or self._model
         body = completion_body(model, ids, request.sampling, room, request.cache_salt)
-        async with self._transport.stream("/v1/completions", msgspec.json.encode(body)) as response:
-            if response.status_code != 200:
-                raise _refusal(response.status_code, await read_body(response))
-            async for data in wire.read_events(response.aiter_raw()):
-                if data == b"[DONE]":
+        headers = tracing.outgoing(request.request_id)
+        path = "/v1/completions"
+        async with self._transport.stream(path, msgspec.json.encode(body), headers) as answer:
+            if answer.status != 200:
+                raise _refusal(answer.status, await answer.body())
+            n_unfinished = request.sampling.n
+            async for events in wire.read_events(answer.pieces()):
+                chunks = _read_choices(wire.before_done(events), model, len(ids), request.sampling.logprobs)
+                for chunk in wire.join_chunks(chunks):
+                    n_unfinished -= chunk.finish_reason is not None
+                    answer.is_complete = not n_unfinished
+                    yield chunk
+                if wire.END in events:
                     return
-                event = _parsed(data)
-                if "error" in event:
-                    raise _refusal(event["error"].get("code", 500), data)
-                if event["model"] != model:
-                    # With VLLM_SKIP_MODEL_NAME_VALIDATION the base answers for whoever is unknown.
-                    raise UnknownAdapter(f"the worker has no {model!r}: {event['model']!r} answered instead")
-                for choice in event["choices"]:
-                    yield read_choice(choice, len(ids), request.sampling.logprobs)
             raise WorkerFailed("its answer was cut")
 
     async def count_tokens(self, prompt: Prompt) -> int:
@@ -220,6 +221,21 @@ def completion_body(
     if cache_salt is not None:
         body["cache_salt"] = cache_salt
     return body
+
+
+def _read_choices(
+    events: list[bytes], model: str, n_prompt_tokens: int, n_logprobs: int | None
+) -> Iterator[TokenChunk]:
+    """Raises the error that is one of the events, and UnknownAdapter if another model answers."""
+    for data in events:
+        event = _parsed(data)
+        if "error" in event:
+            raise _refusal(event["error"].get("code", 500), data)
+        if event["model"] != model:
+            # With VLLM_SKIP_MODEL_NAME_VALIDATION the base answers for whoever is unknown.
+            raise UnknownAdapter(f"the worker has no {model!r}: {event['model']!r} answered instead")
+        for choice in event["choices"]:
+            yield read_choice(choice, n_prompt_tokens, n_logprobs)
 
 
 def read_choice(choice: Mapping[str, Any], n_prompt_tokens: int, n_logprobs: int | None) -> TokenChunk:

@@ -79,7 +79,7 @@ async def models(request: Request) -> Response:
 
 
 @router.get(
-    "/v1/models/{model}",
+    "/v1/models/{model:path}",  # a team has a slash in its name
     tags=["OpenAI"],
     response_model=ModelBody,
     responses=errors(*ON_GUARDED, 404),

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from adaptive_lora.agents.names import AUTO
 from adaptive_lora.serving import limits
 from adaptive_lora.serving.schemas.common import JsonSchema, Name, PromptText, Sampling, Strict, Text
+from adaptive_lora.serving.schemas.openai_tools import CallId, ToolCall, ToolChoice, Tools, check_choice
 
 
 def _refuse(value: object) -> None:
@@ -29,30 +38,69 @@ Prompts = PromptText | Annotated[list[PromptText], Field(min_length=1, max_lengt
 MaxTokens = Annotated[int, Field(ge=1, le=limits.MAX_TOKENS)]
 
 
+_NOT_TEXT = {
+    "image_url": "images",
+    "input_audio": "audio",
+    "file": "files",
+    "refusal": "refusals",
+}
+
+
+def _is_text(kind: object) -> object:
+    if isinstance(kind, str) and kind in _NOT_TEXT:
+        raise ValueError(f"{_NOT_TEXT[kind]} ({kind}) are not served: send text")
+    return kind
+
+
 class TextPart(Strict):
-    type: Literal["text"]
+    type: Annotated[Literal["text"], BeforeValidator(_is_text)]
     text: Annotated[Text, StringConstraints(max_length=limits.MAX_PROMPT_CHARS)]
 
 
 class Message(Strict):
     """One turn, text only. `developer` is read as `system`."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (
         Annotated[Text, StringConstraints(max_length=limits.MAX_PROMPT_CHARS)]
         | Annotated[list[TextPart], Field(min_length=1, max_length=limits.MAX_MESSAGES)]
+        | None
+    ) = Field(None, description="may be null beside tool_calls only")
+    tool_calls: Annotated[list[ToolCall], Field(max_length=limits.MAX_TOOLS)] | None = Field(
+        None, description="an assistant's earlier calls"
     )
+    tool_call_id: CallId | None = Field(None, description="of a tool's message: the call that it answers")
     name: Ignored
+    annotations: Ignored
     refusal: Refused
-    tool_calls: Refused
     function_call: Refused
     audio: Refused
 
     @property
     def text(self) -> str:
+        if self.content is None:
+            return ""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        return self.tool_calls or []
+
+    @property
+    def n_chars(self) -> int:
+        return len(self.text) + sum(len(call.function.arguments) for call in self.calls)
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Message:
+        if self.content is None and not self.calls:
+            raise ValueError("content is missing")
+        if self.calls and self.role != "assistant":
+            raise ValueError("tool_calls are an assistant's")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("tool_call_id is what a tool's message has, and no other")
+        return self
 
 
 class TextFormat(Strict):
@@ -110,8 +158,10 @@ class ChatBody(OpenAIBody):
     top_logprobs: int | None = Field(None, ge=0, le=limits.MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
 
-    tools: Refused
-    tool_choice: Refused
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = Field(
+        None, validate_default=True, description="`required`, a function, or `none`; `auto` is not served"
+    )
     functions: Refused
     function_call: Refused
     audio: Refused
@@ -131,14 +181,24 @@ class ChatBody(OpenAIBody):
     store: Ignored
     verbosity: Ignored
 
+    @field_validator("tool_choice")
+    @classmethod
+    def _choice_is_served(cls, choice: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
+        return check_choice(choice, info.data["tools"] or []) if "tools" in info.data else choice
+
     @model_validator(mode="after")
     def _fits_together(self) -> ChatBody:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("give max_completion_tokens or max_tokens, not both")
-        if sum(len(message.text) for message in self.messages) > limits.MAX_CONVERSATION_CHARS:
+        if sum(message.n_chars for message in self.messages) > limits.MAX_CONVERSATION_CHARS:
             raise ValueError(f"the messages have more than {limits.MAX_CONVERSATION_CHARS} characters in all")
+        known: set[str] = set()
+        for index, message in enumerate(self.messages):
+            if message.tool_call_id is not None and message.tool_call_id not in known:
+                raise ValueError(f"messages.{index}.tool_call_id answers no call of a message before it")
+            known.update(call.id for call in message.calls)
         return self
 
 

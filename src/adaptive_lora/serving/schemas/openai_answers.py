@@ -40,17 +40,29 @@ class ChatLogprobs(BaseModel):
     refusal: None
 
 
+class AnsweredCall(BaseModel):
+    name: str
+    arguments: str = Field(description="JSON")
+
+
+class AnsweredToolCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: AnsweredCall
+
+
 class AssistantMessage(BaseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="null beside tool_calls")
     refusal: None
+    tool_calls: list[AnsweredToolCall] | None = Field(None, description="one, where tool_choice demands it")
 
 
 class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatAnswer(BaseModel):
