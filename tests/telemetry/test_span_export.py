@@ -164,8 +164,9 @@ def generation(trace: Trace, name: str, n_chunks: int, error: BaseException | No
     begun = trace.generation(name, lambda: (f"chat {name}", {}))
     assert trace.running(name) is begun
     assert trace.headers(name) != trace.headers("another")
-    begun.queued()
-    begun.admitted()
+    for _ in range(2):  # for its turn, and for the engine
+        begun.queued()
+        begun.admitted()
     for i in range(n_chunks):
         begun.chunk(TokenChunk(0, "secret", 2, 7, finish_reason="stop" if i + 1 == n_chunks else None))
     begun.end("error" if error else "done", error)

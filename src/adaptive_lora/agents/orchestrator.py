@@ -173,7 +173,9 @@ class Orchestrator:
         with self._held(plan):
             try:
                 if turn is not None:
+                    trace.queued()
                     await turn.enter()
+                    trace.admitted()
                 chunks = self._engine.generate(request)
                 while unfinished:
                     chunk = await _next_before(chunks, ends_at)

@@ -92,9 +92,8 @@ class Accounting:
                 fields["client_trace_id"] = parent.trace_id
             _access.info("%s %s %d", end.method, end.route, end.code, extra=fields)
         if trace is not None:
-            name = end.method if end.route == record.UNMATCHED else f"{end.method} {end.route}"
             attributes = record.span_attributes(end, context, scope)
-            trace.end(name, attributes, error=record.span_error(end, context))
+            trace.end(record.span_name(end), attributes, error=record.span_error(end, context))
 
 
 class HostCheck:

@@ -70,6 +70,11 @@ def log_fields(end: Ended, context: RequestContext) -> dict[str, object]:
     return fields
 
 
+def span_name(end: Ended) -> str:
+    method = "HTTP" if end.method == OTHER_METHOD else end.method
+    return method if end.route == UNMATCHED else f"{method} {end.route}"
+
+
 def span_attributes(end: Ended, context: RequestContext, scope: MutableMapping[str, Any]) -> dict[str, Value]:
     attributes: dict[str, Value] = {
         "http.request.method": end.method,

@@ -157,7 +157,9 @@ class _Generation:
         return self._whole.get_span_context().span_id
 
     def queued(self) -> None:
-        self._phases = [("queue", self._phases[0][1])]
+        _, began = self._phases.pop()  # it waits on, or once more: nothing has been computed
+        if not self._phases:
+            self._phases.append(("queue", began))
 
     def admitted(self) -> None:
         self._phases.append(("prefill", time.time_ns()))

@@ -2,9 +2,8 @@
 
     POST /generate             the HTTP request
     ├── route                  the router's decision
-    ├── queue                  waiting for the caller's turn
     └── chat code              one generation
-        ├── queue              waiting for a place in the engine's batch
+        ├── queue              waiting for the caller's turn, and for a place in the engine's batch
         ├── prefill            until the first token
         └── decode             until the last one
 
@@ -68,8 +67,8 @@ class Span(Protocol):
 
 
 class Generation(Protocol):
-    """The phases of one generation: `queued` and `admitted` if it waits, `chunk` for each chunk, then `end`
-    once."""
+    """The phases of one generation: `queued` and `admitted` around each wait, `chunk` for each chunk, then
+    `end` once."""
 
     def queued(self) -> None: ...
 
