@@ -2,7 +2,7 @@
 
     python benchmarks/bench_gateway.py [--only ours ours_auto ...] [--memory-requests 100000]
 
-Each gateway has one core; the upstream, which answers at once with fixed tokens, and the clients have another.
+Each gateway has one core; the upstream, which answers at once with fixed tokens, and the clients another.
 Ours has authentication, limits, JSON logs and metrics on, and its upstream is a worker; once a request names
 its adapter, once the router decides (`ours_auto`), once limits are kept in Redis (`ours_redis`). LiteLLM is
 installed into build/litellm if it is not there, and has its master key; `bare` is FastAPI and aiohttp alone.

@@ -56,6 +56,7 @@ class FakeWorker:
         self,
         files: Sequence[AdapterVersion] = (),
         tls: tuple[Path, Path] | None = None,
+        port: int = 0,
         **engine_options: object,
     ) -> None:
         self.files = {adapter.id: adapter for adapter in files}
@@ -66,10 +67,10 @@ class FakeWorker:
         self.fingerprint: str | None = "f" * 64
         self.text_fingerprint: str | None = "e" * 64
         self.loads: list[str] = []
+        self.connections: set[tuple[str, int]] = set()
+        """That requests for tokens came on."""
         self._engine_options = {"max_model_len": 256, "max_loras": 2, "delay_s": 0.001} | engine_options
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket = _bound(port)
         self.port = self._socket.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._tls = {"ssl_certfile": tls[0], "ssl_keyfile": tls[1]} if tls else {}
@@ -96,9 +97,7 @@ class FakeWorker:
         app.include_router(Endpoints(self.engine, info, self._find).router())
         app.add_middleware(KeyRequired, keys=[KEY])
         if self._socket.fileno() < 0:
-            self._socket = socket.socket()
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(("127.0.0.1", self.port))
+            self._socket = _bound(self.port)
         config = uvicorn.Config(
             self._faulty(app), log_level="critical", lifespan="off", timeout_keep_alive=60, **self._tls
         )
@@ -138,6 +137,7 @@ class FakeWorker:
                 await app(scope, receive, send)
                 return
             self.n_generations += 1
+            self.connections.add(scope["client"])
             if self.fault == "hang":
                 await asyncio.sleep(3600)
             if self.fault == "error":
@@ -162,6 +162,14 @@ class FakeWorker:
                 await app(scope, receive, faulty_send)
 
         return answer
+
+
+def _bound(port: int) -> socket.socket:
+    # asyncio turns Nagle's algorithm off where the socket says that it speaks TCP.
+    bound = socket.socket(proto=socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
 
 
 @asynccontextmanager

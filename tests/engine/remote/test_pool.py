@@ -92,7 +92,22 @@ async def test_after_the_first_token_a_lost_worker_is_an_error(fault, n_chunks):
         with pytest.raises(WorkerLost, match="ask again"):
             await read_into(seen, engine.generate(request(adapter_id=CODE.id)))
         assert "".join(chunk.text for chunk in seen) == want.text[: sum(len(c.text) for c in seen)]
-        assert len(seen) == n_chunks
+        assert sum(chunk.n_tokens for chunk in seen) == n_chunks
+
+
+async def test_the_connection_of_a_complete_answer_is_used_again_and_that_of_an_aborted_one_is_closed():
+    worker = FakeWorker()
+    async with pool(worker) as engine:
+        worker.connections.clear()
+        for _ in range(5):
+            await complete(engine)
+            await until(lambda: not engine._pool.workers[worker.url]._transport._ending)
+        assert len(worker.connections) == 1
+        async with aclosing(engine.generate(request(sampling=LONG))) as chunks:
+            await anext(chunks)
+        await idle(worker.engine)
+        await complete(engine)
+        assert len(worker.connections) == 2
 
 
 async def read_into(seen, stream):

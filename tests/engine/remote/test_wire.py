@@ -66,10 +66,42 @@ def test_a_request_arrives_as_it_was_sent(request):
     assert wire.decode_request(wire.encode(request)) == request
 
 
-@given(st.lists(chunks), st.integers(1, 50))
-async def test_chunks_arrive_as_they_were_sent_however_the_stream_is_cut_into_pieces(sent, size):
+@given(st.lists(chunks), st.integers(1, 500))
+async def test_what_arrives_is_what_was_sent_however_the_stream_is_cut_into_pieces(sent, size):
     data = b"".join(map(wire.chunk_event, sent)) + wire.DONE
-    assert [chunk async for chunk in wire.read_chunks(pieces(data, size))] == sent
+    seen = [chunk async for chunk in wire.read_chunks(pieces(data, size))]
+    assert list(wire.join_chunks(seen)) == list(wire.join_chunks(sent))
+    for index in range(10):
+        ours, theirs = ([chunk for chunk in which if chunk.index == index] for which in (seen, sent))
+        assert "".join(chunk.text for chunk in ours) == "".join(chunk.text for chunk in theirs)
+        assert sum(chunk.n_tokens for chunk in ours) == sum(chunk.n_tokens for chunk in theirs)
+        assert [c.finish_reason for c in ours if c.finish_reason] == [
+            c.finish_reason for c in theirs if c.finish_reason
+        ]
+        assert [entry for c in ours for entry in c.logprobs or ()] == [
+            entry for c in theirs for entry in c.logprobs or ()
+        ]
+
+
+async def test_neighbours_of_one_choice_that_arrive_together_are_one_chunk():
+    a, b = TokenLogprob("a", -1.0), TokenLogprob("b", -2.0)
+    sent = [
+        TokenChunk(0, "a", 1, 5, (a,)),
+        TokenChunk(0, "b", 1, 5, (b,), "stop"),
+        TokenChunk(1, "c", 1, 5),
+        TokenChunk(1, "", 0, 5, None, "abort"),
+    ]
+    data = b"".join(map(wire.chunk_event, sent)) + wire.DONE
+    seen = [chunk async for chunk in wire.read_chunks(pieces(data, len(data)))]
+    assert seen == [TokenChunk(0, "ab", 2, 5, (a, b), "stop"), *sent[2:]]
+
+
+async def test_an_error_comes_after_the_chunks_that_arrive_with_it():
+    data = wire.chunk_event(TokenChunk(0, "a", 1, 5)) + wire.error_event(errors.EngineError("broken"))
+    arriving = wire.read_chunks(pieces(data, len(data)))
+    assert (await anext(arriving)).text == "a"
+    with pytest.raises(errors.EngineError, match="broken"):
+        await anext(arriving)
 
 
 @given(st.lists(chunks, min_size=1), st.data())
@@ -81,7 +113,8 @@ async def test_a_cut_stream_is_never_a_finished_one(sent, data):
         async for chunk in wire.read_chunks(pieces(whole[:cut], 7)):
             seen.append(chunk)
     except EOFError:
-        assert seen == sent[: len(seen)]
+        text = "".join(chunk.text for chunk in sent)
+        assert text.startswith("".join(chunk.text for chunk in seen))
     else:
         pytest.fail("it ended as if it were whole")
 

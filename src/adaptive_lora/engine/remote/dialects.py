@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 from typing import Protocol, TypeVar
 
 from adaptive_lora.engine.remote import wire
-from adaptive_lora.engine.remote.transport import Transport, WorkerFailed, read_body
+from adaptive_lora.engine.remote.transport import Transport, WorkerFailed
 from adaptive_lora.errors import AdaptiveLoraError, EngineError
+from adaptive_lora.telemetry import tracing
 from adaptive_lora.types import AdapterVersion, GenerateRequest, Prompt, TokenChunk
 
 T = TypeVar("T")
@@ -60,11 +61,16 @@ class PluginDialect:
         return await self._ask("GET", "/stats", wire.WorkerStats)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk, None]:
-        async with self._transport.stream(f"{wire.PREFIX}/generate", wire.encode(request)) as response:
-            if response.status_code != 200:
-                raise failure(response.status_code, await read_body(response))
+        headers = tracing.outgoing(request.request_id)
+        path = f"{wire.PREFIX}/generate"
+        async with self._transport.stream(path, wire.encode(request), headers) as answer:
+            if answer.status != 200:
+                raise failure(answer.status, await answer.body())
+            n_unfinished = request.sampling.n
             try:
-                async for chunk in wire.read_chunks(response.aiter_raw()):
+                async for chunk in wire.read_chunks(answer.pieces()):
+                    n_unfinished -= chunk.finish_reason is not None
+                    answer.is_complete = not n_unfinished
                     yield chunk
             except EOFError:
                 raise WorkerFailed("its answer was cut") from None

@@ -15,7 +15,7 @@ without either was cut. An error is `{"error": {"code", "message"}}`, in a strea
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,7 +33,8 @@ from adaptive_lora.errors import (
 from adaptive_lora.types import GenerateRequest, Prompt, Residency, TokenChunk, TokenLogprob
 
 PREFIX = "/adaptive-lora/v1"
-DONE = b"data: [DONE]\n\n"
+END = b"[DONE]"
+DONE = b"data: %b\n\n" % END
 T = TypeVar("T")
 
 
@@ -122,12 +123,54 @@ def error_body(error: AdaptiveLoraError) -> bytes:
 
 
 async def read_chunks(body: AsyncIterator[bytes]) -> AsyncGenerator[TokenChunk, None]:
-    """The chunks of a stream. Raises the error that ends it, and EOFError if it was cut."""
-    async for data in read_events(body):
-        if data == b"[DONE]":
+    """The chunks of a stream, joined where they arrive together. Raises the error that ends it, and EOFError
+    if it was cut."""
+    async for events in read_events(body):
+        for chunk in join_chunks(map(read_chunk, before_done(events))):
+            yield chunk
+        if END in events:
             return
-        yield read_chunk(data)
     raise EOFError("the stream was cut")
+
+
+def join_chunks(chunks: Iterable[TokenChunk]) -> Iterator[TokenChunk]:
+    """As few chunks as say the same: neighbours of one choice become one, so that all who pass it on do it
+    once. An error that ends `chunks` comes after what was before it."""
+    last: TokenChunk | None = None
+    try:
+        for chunk in chunks:
+            if last is None:
+                last = chunk
+            elif _go_together(last, chunk):
+                last = _joined(last, chunk)
+            else:
+                yield last
+                last = chunk
+    except Exception:
+        if last is not None:
+            yield last
+        raise
+    if last is not None:
+        yield last
+
+
+def _go_together(first: TokenChunk, second: TokenChunk) -> bool:
+    """What was generated before an abort is the caller's; the abort is not."""
+    return first.index == second.index and first.finish_reason is None and second.finish_reason != "abort"
+
+
+def _joined(first: TokenChunk, second: TokenChunk) -> TokenChunk:
+    logprobs = second.logprobs
+    if first.logprobs is not None:
+        logprobs = first.logprobs + (logprobs or ())
+    return TokenChunk(
+        first.index,
+        first.text + second.text,
+        first.n_tokens + second.n_tokens,
+        second.n_prompt_tokens,
+        logprobs,
+        second.finish_reason,
+    )
 
 
 def read_chunk(data: bytes) -> TokenChunk:
@@ -158,14 +201,17 @@ def read_error(data: bytes) -> AdaptiveLoraError | None:
     return kind(str(message)) if kind is not None else None
 
 
-async def read_events(body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The `data:` lines of server-sent events, wherever the pieces of `body` are cut."""
+async def read_events(body: AsyncIterator[bytes]) -> AsyncGenerator[list[bytes], None]:
+    """The `data:` lines of server-sent events that each piece of `body` completes, wherever it is cut."""
     rest = b""
     async for piece in body:
         *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
+        yield [line[5:].strip() for line in lines if line.startswith(b"data:")]
+
+
+def before_done(events: list[bytes]) -> list[bytes]:
+    """What comes after the end is no part of the stream."""
+    return events[: events.index(END)] if END in events else events
 
 
 def _top_out(top: tuple[tuple[str, float], ...]) -> list[list[Any]]:
