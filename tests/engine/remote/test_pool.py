@@ -97,7 +97,7 @@ async def test_after_the_first_token_a_lost_worker_is_an_error(fault, n_chunks):
 
 async def test_the_connection_of_a_complete_answer_is_used_again_and_that_of_an_aborted_one_is_closed():
     worker = FakeWorker()
-    async with pool(worker, canary_interval=60) as engine:
+    async with pool(worker, canary_interval=60, refresh_interval=60) as engine:
         worker.connections.clear()
         for _ in range(5):
             await complete(engine)
