@@ -27,10 +27,15 @@ from adaptive_lora.access.store import AccessStore
 from adaptive_lora.adapters.registry import Registry
 from adaptive_lora.adapters.registry_database import sqlite_url
 from adaptive_lora.adapters.registry_schema import MIGRATIONS
+from adaptive_lora.batches.batch_store import BatchStore
+from adaptive_lora.batches.file_store import FileStore
+from adaptive_lora.batches.records import NewBatch, Result, StoredFile
+from adaptive_lora.batches.run_store import RunStore
 from tests.postgres import PostgresServer, find_programs
 
 from .registry_state import BY, A, B, C, D, add, new_version
 
+NOW = datetime.now(UTC)
 FOLDER = Path(__file__).parent / "released"
 
 
@@ -72,6 +77,24 @@ def fill(registry: Registry) -> None:
     access.used({minted.key.id: in_a_century})
     access.revoke(access.mint(NewKey("old", "acme", scopes), who="ann").key.id, who="ann")
     access.revoke_token("acme", "token-1", who="ann")
+    fill_batches(FileStore(registry._database), BatchStore(registry._database), RunStore(registry._database))
+
+
+def fill_batches(files: FileStore, batches: BatchStore, runs: RunStore) -> None:
+    """A batch that runs, and one that was cancelled."""
+    in_a_century = NOW + timedelta(days=36_500)
+    file = StoredFile("file-" + "a" * 32, "acme", "batch", "in.jsonl", 20, NOW, in_a_century)
+    files.draft(file)
+    files.publish(file)
+    new = NewBatch("acme", {"subject": "ci"}, "/v1/completions", file.id, in_a_century, labels={"job": "ü"})
+    for holder in (None, "gateway"):
+        batch = batches.add(new, now=NOW, max_unfinished=2)
+        if holder is None:
+            batches.cancel("acme", batch.id, now=NOW)
+        else:
+            runs.claim(batch.id, holder, now=NOW, until=in_a_century)
+            runs.advance(batch.id, holder, "validating", "in_progress", now=NOW, n_requests=2)
+            runs.record(batch.id, holder, [Result(0, '{"custom_id": "a"}')])
 
 
 def content(registry: Registry) -> dict[str, Any]:
@@ -85,6 +108,12 @@ def content(registry: Registry) -> dict[str, Any]:
         "keys": [asdict(key) for key in access.list_keys()],
         "revoked_tokens": access.listing().revoked_tokens,
         "audit": [asdict(entry) for entry in access.audit(limit=1_000)],
+    }
+    files, batches = FileStore(registry._database), BatchStore(registry._database)
+    jobs = batches.list("acme", limit=100).items
+    found |= {
+        "files": [asdict(file) for file in files.list("acme", now=NOW, limit=100).items],
+        "batches": [asdict(job) | {"done": RunStore(registry._database).done(job.id)} for job in jobs],
     }
     values: dict[str, Any] = json.loads(json.dumps(found, default=_plain))
     return values

@@ -24,6 +24,7 @@ from tests.settings import (  # noqa: F401 - they declare keys
     test_effect_adapters,
     test_effect_admission,
     test_effect_auth,
+    test_effect_batches,
     test_effect_cache,
     test_effect_limits,
     test_effect_storage,

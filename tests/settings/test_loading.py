@@ -252,6 +252,13 @@ def test_every_key_is_described_and_read_from_its_variable(key: str) -> None:
 
 
 OTHER_VALUES = {
+    "batches.max_in_flight": "2",
+    "batches.max_requests": "10",
+    "batches.max_unfinished": "3",
+    "batches.max_file_bytes": "2000",
+    "batches.max_stored_bytes": "3000",
+    "batches.retention": "7200",
+    "batches.takeover": "5",
     "api.host": "::1",
     "api.port": "9000",
     "api.allowed_hosts": "one.example, two.example",

@@ -186,3 +186,60 @@ audit = Table(
     Column("detail", JSON, nullable=False),
 )
 """Administrative acts. Triggers refuse to change or remove a row; changes of the fleet are in `history`."""
+
+files = Table(
+    "batch_files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Index(None, "tenant", "created_at", "id"),
+)
+"""What files are; what is in them lies in the store of files, under their id."""
+
+batches = Table(
+    "batch_jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("caller", JSON, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("output_seconds", BigInteger),
+    Column("labels", JSON(none_as_null=True)),
+    Column("status", Text, nullable=False),
+    Column("errors", JSON(none_as_null=True)),
+    Column("n_requests", Integer, nullable=False),
+    Column("n_completed", Integer, nullable=False),
+    Column("n_failed", Integer, nullable=False),
+    Column("n_input_tokens", BigInteger, nullable=False),
+    Column("n_output_tokens", BigInteger, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("in_progress_at", UtcTime),
+    Column("finalizing_at", UtcTime),
+    Column("cancelling_at", UtcTime),
+    Column("ended_at", UtcTime),
+    Column("holder", Text),
+    Column("held_until", UtcTime),
+    Index(None, "tenant", "created_at", "id"),
+    Index(None, "ended_at"),
+)
+"""`holder` is the gateway that runs it, until `held_until` unless it says again that it does."""
+
+batch_results = Table(
+    "batch_results",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("line", Integer, primary_key=True, autoincrement=False),
+    Column("is_error", Boolean, nullable=False),
+    Column("content", Text, nullable=False),
+    ForeignKeyConstraint(["batch_id"], ["batch_jobs.id"], ondelete="CASCADE"),
+)
+"""The checkpoint of a batch that has not ended: one row for each request that has its answer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 DEFAULT_TENANT: Final = "default"
 DEFAULT_TIER: Final = "default"
@@ -30,6 +30,8 @@ class Principal:
     """Which limits apply."""
     expires_at: datetime | None = None
     """When its credential does; what it hands on (minted keys) cannot outlive it. None: never."""
+    credential: Literal["key", "token"] | None = None
+    """What `key_id` is of; None where nobody asks for credentials."""
 
     def has(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes

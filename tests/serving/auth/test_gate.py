@@ -76,7 +76,7 @@ async def test_a_key_and_a_token_are_recognised(
     with pytest.raises(Unauthenticated):
         who(gate, minted.secret)
     await credentials.refresh()
-    expected = Principal("ci", "acme", CI.scopes, CI.agents, minted.key.id)
+    expected = Principal("ci", "acme", CI.scopes, CI.agents, minted.key.id, credential="key")
     for scheme in ("Bearer", "bearer", "BEARER", "Bearer "):
         assert who(gate, minted.secret, scheme) == expected
         principal = who(gate, token(sub="bob"), scheme)

@@ -58,7 +58,7 @@ def test_a_tokens_claims_are_its_principals(verifier: TokenVerifier) -> None:
     )
     expected = Principal(
         "ann", "acme", frozenset({"generate", "metrics"}), frozenset({"code"}), "t1", "gold",
-        datetime.fromtimestamp(exp, UTC),
+        datetime.fromtimestamp(exp, UTC), "token",
     )  # fmt: skip
     assert verifier.verify(whole) == (expected, exp + LEEWAY_S)
     bare, _ = verifier.verify(token(scope=None))
