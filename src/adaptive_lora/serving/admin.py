@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from adaptive_lora import __version__
 from adaptive_lora.serving import errors
+from adaptive_lora.serving.api_page import add_page
 from adaptive_lora.serving.auth.guard import without_security
 from adaptive_lora.serving.auth.middleware import Authentication
 from adaptive_lora.serving.binding import admin_hosts
@@ -31,7 +32,10 @@ def create_admin_app(public: FastAPI) -> FastAPI:
         description="API keys, revocation and the audit log. Every endpoint needs the scope `admin`.",
         redirect_slashes=False,
         openapi_url="/openapi.json" if runtime.settings.api.docs else None,
+        docs_url=None,
+        redoc_url=None,
     )
+    add_page(app)
     app.state.runtime = runtime
     app.state.gate = gate
     errors.install(app)

@@ -13,6 +13,7 @@ from adaptive_lora.agents.view import Routes
 from adaptive_lora.engine.base import Engine
 from adaptive_lora.serving import errors
 from adaptive_lora.serving.addresses import ClientAddresses
+from adaptive_lora.serving.api_page import add_page
 from adaptive_lora.serving.auth.gate import Gate
 from adaptive_lora.serving.auth.guard import without_security
 from adaptive_lora.serving.auth.middleware import Authentication
@@ -82,7 +83,10 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         openapi_url="/openapi.json" if settings.api.docs else None,
+        docs_url=None,
+        redoc_url=None,
     )
+    add_page(app)
     app.state.runtime = runtime
     app.state.gate = gate
     app.state.desk = desk

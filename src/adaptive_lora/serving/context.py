@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _KEY = "adaptive_lora"
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+"""Answers are for their caller alone: nobody on the way keeps them, and no browser guesses what they are."""
+
 
 @dataclass(slots=True)
 class RequestContext:
@@ -55,7 +58,7 @@ class RequestContext:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What every response carries; several plans (a list of prompts) are listed in order."""
-        headers = [(b"x-request-id", self.request_id.encode())]
+        headers = [(b"x-request-id", self.request_id.encode()), *_ALWAYS]
         if self.client_request_id:
             headers.append((b"x-client-request-id", self.client_request_id.encode()))
         if self.grant is not None:

@@ -59,7 +59,7 @@ class EventStream(Response):
         *,
         deadline: float,
     ) -> None:
-        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        super().__init__(headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._wire = wire
         self._first = first
