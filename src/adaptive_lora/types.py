@@ -162,6 +162,23 @@ class Prober(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """An accelerator's memory, in bytes."""
+
+    worker: str
+    """Whose it is: the rank in its engine, or a remote worker's URL and that."""
+    device: str
+    """In that worker, "cuda:0" and the like."""
+    allocated: int
+    """By tensors of that worker."""
+    reserved: int
+    """By its allocator, tensors included."""
+    total: int
+    free: int
+    """On the device, whoever uses the rest."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot of the engine. `None` where this kind of engine cannot know."""
 

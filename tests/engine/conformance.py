@@ -399,6 +399,16 @@ class EngineConformance:
             assert stats.kv_cache_usage is None or 0 <= stats.kv_cache_usage <= 1
         await idle(engine)
 
+    async def test_device_memory_is_known_or_there_is_a_reason(self, engine):
+        try:
+            devices = await engine.device_memory()
+        except Unsupported:
+            return
+        assert devices
+        for device in devices:
+            assert 0 < device.allocated <= device.reserved <= device.total
+            assert 0 <= device.free < device.total
+
     async def test_nothing_works_before_start(self, unstarted, adapters):
         for call in (
             collect(unstarted.generate(request())),
@@ -411,6 +421,7 @@ class EngineConformance:
             unstarted.list(),
             unstarted.abort("x"),
             unstarted.stats(),
+            unstarted.device_memory(),
             unstarted.count_tokens(PROMPT),
         ):
             with pytest.raises(EngineNotReady):

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from adaptive_lora.types import (
     AdapterVersion,
     Completion,
+    DeviceMemory,
     EngineStats,
     GenerateRequest,
     Prompt,
@@ -103,6 +104,13 @@ class Engine(Protocol):
 
     async def stats(self) -> EngineStats:
         """A snapshot for metrics and admission. Cheap."""
+        ...
+
+    async def device_memory(self) -> Sequence[DeviceMemory]:
+        """The memory of each accelerator that the engine computes on, as its workers see it.
+
+        Raises Unsupported, with the reason, where there is none or nobody can tell.
+        """
         ...
 
     async def count_tokens(self, prompt: Prompt) -> int:

@@ -17,10 +17,12 @@ from adaptive_lora.errors import (
     PromptTooLong,
     RankTooLarge,
     UnknownAdapter,
+    Unsupported,
 )
 from adaptive_lora.types import (
     AdapterVersion,
     Completion,
+    DeviceMemory,
     EngineStats,
     FinishReason,
     GenerateRequest,
@@ -260,6 +262,10 @@ class FakeEngine:
             gpu_memory_usage=None,
             loaded_adapters=len(self._adapters),
         )
+
+    async def device_memory(self) -> Sequence[DeviceMemory]:
+        self._check()
+        raise Unsupported("the fake engine computes on no device")
 
     async def count_tokens(self, prompt: Prompt) -> int:
         self._check()

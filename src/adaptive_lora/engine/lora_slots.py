@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
-WORKER_EXTENSION = f"{__name__}.LoRASlots"
-"""For the engine argument `worker_extension_cls`; then `collective_rpc("lora_slots")` and the like work."""
-
 
 class LoRASlots:
-    """Joins vLLM's worker class in every worker; runs between two steps. `lora_id` is a `lora_int_id`.
+    """Part of `worker_extension`; runs between two steps. `lora_id` is a `lora_int_id`.
 
     All workers of an engine see the same requests in the same order, so that one's answer is everybody's.
     """

@@ -25,6 +25,7 @@ from adaptive_lora.types import (
     BASE,
     AdapterVersion,
     Completion,
+    DeviceMemory,
     EngineStats,
     GenerateRequest,
     Prompt,
@@ -197,6 +198,9 @@ class ScheduledEngine:
     async def stats(self) -> EngineStats:
         stats = await self.inner.stats()
         return replace(stats, waiting=stats.waiting + len(self.queue), loaded_adapters=len(self.adapters))
+
+    async def device_memory(self) -> Sequence[DeviceMemory]:
+        return await self.inner.device_memory()
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return await self.inner.count_tokens(prompt)

@@ -34,9 +34,11 @@ from adaptive_lora.errors import (
     UnknownAdapter,
     Unsupported,
 )
+from adaptive_lora.telemetry import tracing
 from adaptive_lora.types import (
     AdapterVersion,
     Completion,
+    DeviceMemory,
     EngineStats,
     GenerateRequest,
     Prompt,
@@ -75,6 +77,7 @@ class VLLMInferenceEngine:
         self._state = "new"
         self._llm: Any = None
         self._encoder: PromptEncoder
+        self._is_traced = False
         self._snapshot: SchedulerSnapshot | PublishedSnapshot = SchedulerSnapshot()
         self._adapters: dict[str, AdapterVersion] = {}
         self._lora_ids: dict[str, int] = {}  # never shrinks: an id stands for the same weights for ever
@@ -89,8 +92,8 @@ class VLLMInferenceEngine:
         """An engine on an AsyncLLM that runs already, in the care of a `vllm serve`: neither start nor stop
         it.
 
-        Its workers must have the calls of `lora_slots`. `new_lora_id` numbers an adapter as the server does;
-        `chat_template` replaces the tokenizer's own.
+        Its workers must have the calls of `worker_extension`. `new_lora_id` numbers an adapter as the server
+        does; `chat_template` replaces the tokenizer's own.
         """
         config = llm.vllm_config
         engine = cls(
@@ -122,6 +125,7 @@ class VLLMInferenceEngine:
 
     def _ready(self, chat_template: str | None = None) -> None:
         self.max_model_len = self._llm.model_config.max_model_len
+        self._is_traced = self._llm.observability_config.otlp_traces_endpoint is not None
         self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         tokenizer = self._llm.get_tokenizer()
         if chat_template is not None:
@@ -193,7 +197,13 @@ class VLLMInferenceEngine:
         wanted_logprobs = request.sampling.logprobs
         unfinished = set(range(request.sampling.n))
         prompt = tokens_input(ids, cache_salt=request.cache_salt)
-        outputs = self._llm.generate(prompt, parameters, request.request_id, lora_request=lora)
+        outputs = self._llm.generate(
+            prompt,
+            parameters,
+            request.request_id,
+            lora_request=lora,
+            trace_headers=tracing.outgoing(request.request_id) if self._is_traced else None,
+        )
         try:
             async with aclosing(outputs):
                 async for output in outputs:
@@ -373,6 +383,18 @@ class VLLMInferenceEngine:
             gpu_memory_usage=gpu_memory_usage(self._options.n_workers),
             loaded_adapters=len(self._adapters),
         )
+
+    async def device_memory(self) -> Sequence[DeviceMemory]:
+        self._check()
+        answers = await self._ask(self._llm.collective_rpc("device_memory"))
+        found = [
+            DeviceMemory(str(rank), device, **figures)
+            for rank, devices in enumerate(answers)
+            for device, figures in devices.items()
+        ]
+        if not found:
+            raise Unsupported("the engine computes on the CPU: there is no device memory")
+        return found
 
     async def count_tokens(self, prompt: Prompt) -> int:
         self._check()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaptive_lora.engine import cpu_resources
-from adaptive_lora.engine.lora_slots import WORKER_EXTENSION
+from adaptive_lora.engine.worker_extension import WORKER_EXTENSION
 from adaptive_lora.errors import SettingsError
 
 logger = logging.getLogger(__name__)

@@ -23,6 +23,8 @@ from adaptive_lora.errors import (
     InvalidRequest,
     NotFound,
 )
+from adaptive_lora.telemetry import tracing
+from adaptive_lora.telemetry.tracing import Trace, parse_parent
 from adaptive_lora.types import AdapterVersion, GenerateRequest, TokenChunk
 
 _log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Endpoints:
         for method, path, endpoint in (
             ("GET", "/worker", self.worker),
             ("GET", "/stats", self.stats),
+            ("GET", "/device-memory", self.device_memory),
             ("POST", "/generate", self.generate),
             ("POST", "/count-tokens", self.count_tokens),
             ("POST", "/score", self.score),
@@ -95,8 +98,12 @@ class Endpoints:
             )
         )
 
+    async def device_memory(self, request: Request) -> Response:
+        return _json(await self._engine.device_memory())
+
     async def generate(self, request: Request) -> Response:
         """The first chunk is waited for: what fails before it has a status of its own."""
+        _continue_trace(request)
         body = await _read(request, GenerateRequest)
         if body.adapter_id is not None:
             await self.ensure(body.adapter_id)
@@ -182,6 +189,15 @@ async def _events(first: TokenChunk, chunks: AsyncGenerator[TokenChunk, None]) -
         yield wire.error_event(EngineError("the worker failed on this request; see its log"))
     else:
         yield wire.DONE
+
+
+def _continue_trace(request: Request) -> None:
+    """The gateway's trace is this request's: of its context, which ends with it."""
+    headers = request.headers
+    parent = parse_parent(headers.get("traceparent", "").encode(), headers.get("tracestate", "").encode())
+    if parent is not None:
+        ids = parent.trace_id, parent.span_id
+        tracing.enter(Trace(*ids, is_sampled=parent.is_sampled, state=parent.state))
 
 
 async def _unless_gone(request: Request, answer: Awaitable[T]) -> T:

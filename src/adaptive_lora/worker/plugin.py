@@ -42,10 +42,10 @@ def register() -> None:
         return
     from vllm.v1.worker.worker_base import WorkerBase
 
-    from adaptive_lora.engine.lora_slots import LoRASlots
+    from adaptive_lora.engine import worker_extension
 
-    for name, call in vars(LoRASlots).items():
-        if callable(call) and not hasattr(WorkerBase, name):
+    for name, call in worker_extension.calls().items():
+        if not hasattr(WorkerBase, name):
             setattr(WorkerBase, name, call)
     cpu_lora.register()
     if lifeline.ENV not in os.environ:

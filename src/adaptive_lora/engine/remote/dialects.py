@@ -9,7 +9,7 @@ from adaptive_lora.engine.remote import wire
 from adaptive_lora.engine.remote.transport import Transport, WorkerFailed
 from adaptive_lora.errors import AdaptiveLoraError, EngineError
 from adaptive_lora.telemetry import tracing
-from adaptive_lora.types import AdapterVersion, GenerateRequest, Prompt, TokenChunk
+from adaptive_lora.types import AdapterVersion, DeviceMemory, GenerateRequest, Prompt, TokenChunk
 
 T = TypeVar("T")
 
@@ -30,6 +30,10 @@ class Dialect(Protocol):
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk, None]: ...
+
+    async def device_memory(self) -> tuple[DeviceMemory, ...]:
+        """As `Engine.device_memory`."""
+        ...
 
     async def count_tokens(self, prompt: Prompt) -> int: ...
 
@@ -76,6 +80,9 @@ class PluginDialect:
                 raise WorkerFailed("its answer was cut") from None
             except EngineError as error:
                 raise WorkerFailed(error.message, error) from error
+
+    async def device_memory(self) -> tuple[DeviceMemory, ...]:
+        return await self._ask("GET", "/device-memory", tuple[DeviceMemory, ...])
 
     async def count_tokens(self, prompt: Prompt) -> int:
         answer = await self._ask("POST", "/count-tokens", wire.TokenCount, wire.CountTokens(prompt))

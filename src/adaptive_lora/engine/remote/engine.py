@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from adaptive_lora.engine.remote.worker import Ticket, Worker
 from adaptive_lora.engine.salts import check_salt
 from adaptive_lora.errors import (
     AdapterError,
+    EngineError,
     EngineNotReady,
     InvalidRequest,
     RankTooLarge,
@@ -35,6 +37,7 @@ from adaptive_lora.settings import WorkersSettings
 from adaptive_lora.types import (
     AdapterVersion,
     Completion,
+    DeviceMemory,
     EngineStats,
     GenerateRequest,
     Prompt,
@@ -342,6 +345,27 @@ class RemoteEngine:
         self._check()
         if request_id in self._in_flight:
             self._in_flight[request_id].abort()
+
+    async def device_memory(self) -> Sequence[DeviceMemory]:
+        """Of the workers that answer; a worker's own name is its URL."""
+        self._check()
+        workers = self._pool.usable()
+        asked = (worker.dialect.device_memory() for worker in workers)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        found: list[DeviceMemory] = []
+        reasons: list[str] = []
+        for worker, answer in zip(workers, answers, strict=True):
+            if isinstance(answer, Unsupported | EngineError):
+                reasons.append(answer.message)
+            elif isinstance(answer, WorkerFailed):
+                reasons.append(answer.reason)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found += [replace(each, worker=f"{worker.url} {each.worker}") for each in answer]
+        if not found:
+            raise Unsupported("; ".join(sorted(set(reasons))) or "no worker can be asked now")
+        return found
 
     async def stats(self) -> EngineStats:
         """Running are the requests of this gateway that have a token; the shares are those of the workers'

@@ -26,6 +26,7 @@ from adaptive_lora.errors import AdapterError, InvalidRequest, PromptTooLong, Un
 from adaptive_lora.telemetry import tracing
 from adaptive_lora.types import (
     AdapterVersion,
+    DeviceMemory,
     FinishReason,
     GenerateRequest,
     Prompt,
@@ -71,6 +72,9 @@ class StockDialect:
 
     async def stats(self) -> None:
         return None
+
+    async def device_memory(self) -> tuple[DeviceMemory, ...]:
+        raise _without_plugin("tell how much memory it uses")
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk, None]:
         ids = await self._tokenize(request.prompt)

@@ -2,6 +2,7 @@
 
     GET    /worker                     WorkerInfo; does not change while the worker's process lives
     GET    /stats                      WorkerStats
+    GET    /device-memory              DeviceMemory of each device; an error where there is none
     POST   /generate                   a GenerateRequest; answers with a stream of TokenChunks
     POST   /count-tokens               {"prompt"} -> {"n_tokens"}
     POST   /score                      {"prompt", "answer", "adapter_id"} -> {"logprobs"}
