@@ -15,7 +15,7 @@ from adaptive_lora.serving.tool_calls import ToolCalling
 from adaptive_lora.types import Completion, FinishReason, TokenChunk
 
 _encode = msgspec.json.encode
-_HEAD: Final = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"]+)"\s*,\s*"parameters"\s*:\s*')
+_HEAD: Final = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"]+)"\s*,\s*"parameters"\s*:\s*(?=\S)')
 
 
 class CallReader:

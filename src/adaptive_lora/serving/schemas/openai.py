@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -123,7 +125,22 @@ class JsonSchemaFormat(Strict):
     json_schema: JsonSchemaSpec
 
 
-ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+def _format_tag(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"={kind}" if isinstance(kind, str) else None
+
+
+# The tags have a sign that no field's name has, which keeps them out of what errors say of the place.
+ResponseFormat = Annotated[
+    Annotated[TextFormat, Tag("=text")]
+    | Annotated[JsonObjectFormat, Tag("=json_object")]
+    | Annotated[JsonSchemaFormat, Tag("=json_schema")],
+    Discriminator(
+        _format_tag,
+        custom_error_type="response_format",
+        custom_error_message="type is text, json_object or json_schema",
+    ),
+]
 
 
 class StreamOptions(Strict):
