@@ -66,6 +66,14 @@ class Line:
         """What those who wait will take, in tokens."""
         return self.backlog * self.use
 
+    def served_until(self, tag: float) -> float:
+        """What those who wait now will have taken by the time that another line, which has joined later,
+        is served with this tag; in tokens, and a part of a request less at most."""
+        if tag < self.tag:
+            return 0.0
+        at_least = self.first.estimate * self.use
+        return min(self.expected, max(at_least, (tag - self.tag) * self.weight))
+
     @property
     def first(self) -> Ticket:
         return next(iter(self.waiting))
@@ -163,16 +171,15 @@ class FairQueue:
         self._forget_resting(line)
 
     def ahead(self, ticket: Ticket) -> WorkAhead:
-        """For the last one of its tenant's line."""
+        """For the one that has come last."""
         line = ticket.line
         own = max(0.0, line.expected - ticket.estimate * line.use)
         starts_at = line.tag + own / line.weight
         with_own = alone = 0.0
         for other in self._busy.values():
             if other is not line:
-                expected = other.expected
-                with_own += min(expected, max(0.0, starts_at - other.tag) * other.weight)
-                alone += min(expected, max(0.0, line.tag - other.tag) * other.weight)
+                with_own += other.served_until(starts_at)
+                alone += other.served_until(line.tag)
         return WorkAhead(own + with_own - alone, alone)
 
     def _first_line(self) -> Line | None:
