@@ -12,14 +12,27 @@ from adaptive_lora.agents.names import MAX_NAME_CHARS
 from adaptive_lora.serving import limits
 from adaptive_lora.serving.schemas.json_schema import check_json_schema
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_BEYOND = re.compile("[\U0001fffe-\U0010ffff]")
+"""Where the noncharacters of the other planes are, the last two of each: one range, which is found fast."""
 
 
 def check_text(text: str) -> str:
-    """Reject, never rewrite: control characters other than newline, carriage return and tab; lone surrogates;
-    text that is not in Unicode normal form C. Raises ValueError."""
-    if found := _CONTROL.search(text):
-        raise ValueError(f"contains the control character U+{ord(found[0]):04X} at position {found.start()}")
+    """Reject, never rewrite: control characters other than newline, carriage return (Windows has it at the end
+    of lines) and tab; lone surrogates; noncharacters (Unicode 16, section 23.7); text that is not in Unicode
+    normal form C. Raises ValueError.
+
+    Invisible and bidirectional characters are text in some script or emoji: what shows it has to care.
+    """
+    found = _NO_TEXT.search(text)
+    if found is None and not text.isascii():
+        beyond = _BEYOND.finditer(text)
+        found = next((each for each in beyond if ord(each[0]) & 0xFFFE == 0xFFFE), None)
+    if found:
+        kind = "noncharacter" if found[0] > "\ue000" else "control character"
+        if "\ud800" <= found[0] <= "\udfff":
+            kind = "lone surrogate"
+        raise ValueError(f"contains the {kind} U+{ord(found[0]):04X} at position {found.start()}")
     if not unicodedata.is_normalized("NFC", text):
         raise ValueError("is not in Unicode normal form C (NFC): normalize it before sending")
     return text
