@@ -1,5 +1,5 @@
-"""Slow and hostile clients, on raw sockets: what they may cost, and when the server parts with them. The clock
-is the test's: nobody waits for a time limit."""
+"""Slow and hostile clients, on raw sockets: what they may cost, and when the server parts with them. The
+clock is the test's: nobody waits for a time limit."""
 
 from __future__ import annotations
 
@@ -202,6 +202,20 @@ async def test_who_does_not_read_a_stream_loses_it_and_its_slot(
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as other:
             metrics = (await other.get("/metrics")).text
     assert f'api_requests_total{{code="499",route="{path}",status="aborted"}} 1.0' in metrics
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_who_leaves_with_requests_behind_each_other_frees_the_slot(
+    served: Callable[..., Any], engine: FakeEngine, is_streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served() as server:
+        engine._delay_s = 0.05
+        client = await server.connect()
+        await client.send(request("/generate", {**ENDLESS, "stream": is_streamed}) * 3)
+        await until(lambda: engine._running == 1)
+        client.leave()
+        await until(lambda: not engine._running and not server.connections)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_who_reads_slowly_gets_all_of_it(served: Callable[..., Any]) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
 from adaptive_lora.serving.protocol import StrictProtocol
 
 HEAD_TIMEOUT_S: Final = 10.0
@@ -33,12 +35,25 @@ class BoundedConnection(StrictProtocol):
         """When the last wait for a head began; None if the head is there."""
         self._unread_since: float | None = None
         """When the client stopped reading, as far as it is known."""
+        self._served: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._idle_since = self.loop.time()
         if len(self.connections) > self._max_connections:
             self._find_place()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the request that came last, which may still wait for the one that is being served.
+        served = self._served
+        if served is not None and not served.response_complete:
+            served.disconnected = True
+            served.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
         self._idle_since = self.loop.time()
