@@ -154,7 +154,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(shop: Shop, engi
 
     engine._delay_s = 1.0  # so that they are all still there when the last one comes
     n_waiting = len(shop.runtime.queues)
-    others = [shop.start(f"other {i}") for i in range(40)]
+    others = [shop.start(f"other-{i}") for i in range(40)]
     await until(lambda: len(shop.runtime.queues) >= n_waiting + 30)
     system = await shop.ask("late", x_adaptive_lora_timeout="0.1")
     assert (system.status_code, system.json()["error"]["code"]) == (503, "overloaded")
