@@ -52,6 +52,16 @@ async def ended(client: openai.AsyncOpenAI, batch_id: str) -> Batch:
     return batch
 
 
+async def until_done(client: openai.AsyncOpenAI, batch_id: str, n: int) -> Batch:
+    """The batch, once `n` of its requests have been answered."""
+    async with asyncio.timeout(60):
+        while True:
+            batch = await client.batches.retrieve(batch_id)
+            if batch.request_counts is not None and batch.request_counts.completed >= n:
+                return batch
+            await asyncio.sleep(0.02)
+
+
 async def read(client: openai.AsyncOpenAI, file_id: str | None) -> dict[str, dict[str, Any]]:
     """The lines of an output or error file, by custom_id; none twice."""
     if file_id is None:

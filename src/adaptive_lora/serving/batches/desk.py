@@ -63,11 +63,11 @@ def delete_file(stores: Stores, tenant: str, file_id: str, *, now: datetime) -> 
 
 def sweep(stores: Stores, *, now: datetime, ended_before: datetime) -> None:
     """Remove what has had its time: files, batches that ended, and what dead processes left. Blocks."""
+    stores.batches.forget_ended(before=ended_before)
     while overdue := stores.files.overdue(now=now, limit=SWEEP_AT_ONCE):
         for file_id in overdue:
             stores.contents.delete(file_id)
             stores.files.forget(file_id)
-    stores.batches.forget_ended(before=ended_before)
     copies = stores.contents.old_copies()
     for start in range(0, len(copies), SWEEP_AT_ONCE):
         some = copies[start : start + SWEEP_AT_ONCE]

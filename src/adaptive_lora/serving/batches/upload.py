@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from starlette.exceptions import HTTPException
 from adaptive_lora.adapters.durable import disk_errors
 from adaptive_lora.errors import InvalidRequest
 from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
+"""It warns of every form that is none: callers could fill the log."""
 
 MAX_PARTS: Final = 8
 MAX_FIELD_BYTES: Final = 1_024

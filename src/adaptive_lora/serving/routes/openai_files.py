@@ -136,13 +136,8 @@ async def get_content(file_id: FileId, request: Request) -> Response:
     """What is in a file."""
     file = await _file(request, file_id)
     path = await desk_of(request).call(lambda stores: stores.contents.fetch(file.id, file.size_bytes))
-    # What a model or a caller wrote is never for a browser to interpret.
-    return FileResponse(
-        path,
-        media_type="application/octet-stream",
-        filename=file.filename,
-        headers={"x-content-type-options": "nosniff"},
-    )
+    # As an attachment: what a model or a caller wrote is never for a browser to interpret.
+    return FileResponse(path, media_type="application/octet-stream", filename=file.filename)
 
 
 @router.delete("/files/{file_id}", response_model=FileDeleted, responses=errors(*ON_READ, 408, 409, 413))
