@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,26 @@ import httpx
 from adaptive_lora.settings import Settings
 
 SERVE = """
-import sys
+import importlib, json, sys
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.serving.server import run_server
 from adaptive_lora.settings import Settings
 FakeEngine.__init__.__kwdefaults__["delay_s"] = float(sys.argv[2])
+for name, value in json.loads(sys.argv[3]).items():
+    module, _, constant = name.rpartition(".")
+    setattr(importlib.import_module(module), constant, value)
 settings = Settings.model_validate_json(sys.argv[1])
 sys.exit(run_server(settings, on_listen=lambda url: print(url, flush=True)))
 """
 
 
 class GatewayProcess:
-    """Ends with this process. `token_s` is the fake engine's time per token."""
+    """Ends with this process. `token_s` is the fake engine's time per token; `constants` are values of
+    modules, such as time limits that a test shortens."""
 
-    def __init__(self, *, token_s: float = 0.0, **sections: Any) -> None:
+    def __init__(
+        self, *, token_s: float = 0.0, constants: Mapping[str, float] | None = None, **sections: Any
+    ) -> None:
         sections = {
             **sections,
             "model": {"engine": "fake", "base_model": "fake-base"} | sections.get("model", {}),
@@ -39,7 +46,7 @@ class GatewayProcess:
         Settings.model_validate(sections)  # a mistake shows here, and not in a child's log
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by `close`
         command = ["setpriv", "--pdeathsig=KILL", sys.executable, "-c", SERVE]
-        arguments = [json.dumps(sections, default=str), str(token_s)]
+        arguments = [json.dumps(sections, default=str), str(token_s), json.dumps(dict(constants or {}))]
         self.process = subprocess.Popen(
             [*command, *arguments], stdout=subprocess.PIPE, stderr=self._log, text=True
         )
@@ -75,6 +82,9 @@ class GatewayProcess:
         ]
 
     def close(self) -> None:
+        import shutil
+
+        shutil.copy(self._log.name, "/tmp/w/gwlogs/")
         self.process.kill()
         self.process.communicate()
         self._log.close()

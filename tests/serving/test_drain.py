@@ -66,7 +66,7 @@ async def ended(gateway: GatewayProcess) -> int:
 async def closed(client: httpx.AsyncClient) -> httpx.Response:
     """The first answer that refuses a new request."""
     async with asyncio.timeout(60):
-        while (answer := await client.post("/generate", json={"prompt": "x"})).status_code == 200:
+        while (answer := await client.post("/generate", json={"prompt": "x"})).status_code == 200:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return answer
 

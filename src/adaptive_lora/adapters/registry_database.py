@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -34,6 +37,28 @@ def sqlite_url(path: Path) -> str:
     return URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 
 
+class _Standing:
+    """Whether a database answers, as far as this process knows. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_away = False
+        self._since = -math.inf
+
+    def turns(self, *, is_away: bool, began: float) -> bool:
+        """Whether the end of a transaction is news; `began` is on `time.monotonic`'s clock. One that began
+        before the last news tells nothing: it may have waited for what is over."""
+        with self._lock:
+            if is_away == self._is_away or began < self._since:
+                return False
+            self._is_away, self._since = is_away, time.monotonic()
+            return True
+
+
+_standings: WeakValueDictionary[URL, _Standing] = WeakValueDictionary()
+"""By address: several rooms have connections of their own to the one database, and the log says it once."""
+
+
 class Database:
     """Connections to one database. Thread-safe."""
 
@@ -41,7 +66,7 @@ class Database:
         """Does not connect yet. Raises SettingsError for a URL of another kind."""
         self._url = _parsed(url)
         self._engine = _make_engine(self._url, timeout_s)
-        self._is_away = False
+        self._standing = _standings.setdefault(self._url, _Standing())
 
     def __str__(self) -> str:
         """For messages: what kind, and where; no user and no password."""
@@ -68,6 +93,7 @@ class Database:
         options: dict[str, Any] = {"change": change}
         if self._engine.dialect.name == "postgresql" and not change:
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        began = time.monotonic()
         try:
             with self._engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
@@ -77,13 +103,11 @@ class Database:
             meaning = _meaning(error)
             if meaning is None:
                 raise
-            if not self._is_away:
+            if self._standing.turns(is_away=True, began=began):
                 _log.error("the registry is not available, %s: %s", self, said(error))
-            self._is_away = True
             raise meaning from error
-        if self._is_away:
+        if self._standing.turns(is_away=False, began=began):
             _log.info("the registry is available again")
-        self._is_away = False
 
 
 def _meaning(error: exc.DBAPIError) -> AdaptiveLoraError | None:
