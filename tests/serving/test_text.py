@@ -49,7 +49,8 @@ def test_text_is_taken_as_it_is_or_not_at_all(text: str) -> None:
     [
         "two\r\nlines of Windows", "a\ttab", "\ufeffa mark of byte order", "Grüße, Ελληνικά, 日本語, 한국어",
         "👩🏽\u200d💻 and 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
-        "\u2067\u05e9\u05dc\u2069, \u202b\u0639\u202c", "क\u094d\u200dष", "line\u2028separator", "\ue000 private",
+        "\u2067\u05e9\u05dc\u2069, \u202b\u0639\u202c", "क\u094d\u200dष", "line\u2028separator",
+        "\ue000 private",
         "<script>'; DROP TABLE keys; --", "{{7*7}} ${jndi:ldap://x} %s %n",
     ],
 )  # fmt: skip

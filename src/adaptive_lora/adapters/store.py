@@ -124,7 +124,7 @@ class Store:
     def mirror(self, name: str, version: str) -> None:
         """Copy a version to `url`, the manifest last. Nothing happens without `url`, or if it is there."""
         path = self.path_of(name, version)
-        if self._mirror is None or self._mirrored(name, version):
+        if self._mirror is None or self._mirrored(self._mirror, name, version):
             return
         manifest = read_manifest(path)
         for file in sorted(manifest.files):
@@ -144,7 +144,7 @@ class Store:
                 f"{name}@{version} is not on this host, and storage.url names no place to get it from"
             )
         with self.staging() as scratch:
-            self._download_manifest(name, version, scratch)
+            _download_manifest(self._mirror, name, version, scratch)
             manifest = read_manifest(scratch)
             _check_identity(manifest, name, version)
             for file, sha256 in manifest.files.items():
@@ -169,21 +169,15 @@ class Store:
             if file.startswith(prefix):
                 self._mirror.delete(file)
 
-    def _mirrored(self, name: str, version: str) -> bool:
+    def _mirrored(self, mirror: ObjectFolder, name: str, version: str) -> bool:
         """Whether object storage holds the whole version: a readable manifest that is its own."""
         with self.staging() as scratch:
             try:
-                self._download_manifest(name, version, scratch)
+                _download_manifest(mirror, name, version, scratch)
                 _check_identity(read_manifest(scratch), name, version)
             except (NotFound, AdapterError):
                 return False
         return True
-
-    def _download_manifest(self, name: str, version: str, to: Path) -> None:
-        assert self._mirror is not None
-        remote = f"{name}/{version}/{MANIFEST_NAME}"
-        size = min(self._mirror.size_of(remote), MAX_MANIFEST_BYTES + 1)
-        download(self._mirror, remote, to / MANIFEST_NAME, size=size, checksum=None)
 
     def _claim(self) -> tuple[Path, int]:
         """A new name in staging, and a lock on it that ends with this process."""
@@ -217,3 +211,9 @@ def _check_identity(manifest: Manifest, name: str, version: str) -> None:
             f"what lies in storage as {name}@{version} calls itself {manifest.name}@{manifest.version}: "
             "delete it there, and mirror it again"
         )
+
+
+def _download_manifest(mirror: ObjectFolder, name: str, version: str, to: Path) -> None:
+    remote = f"{name}/{version}/{MANIFEST_NAME}"
+    size = min(mirror.size_of(remote), MAX_MANIFEST_BYTES + 1)
+    download(mirror, remote, to / MANIFEST_NAME, size=size, checksum=None)

@@ -18,9 +18,9 @@ _BEYOND = re.compile("[\U0001fffe-\U0010ffff]")
 
 
 def check_text(text: str) -> str:
-    """Reject, never rewrite: control characters other than newline, carriage return (Windows has it at the end
-    of lines) and tab; lone surrogates; noncharacters (Unicode 16, section 23.7); text that is not in Unicode
-    normal form C. Raises ValueError.
+    """Reject, never rewrite: control characters other than newline, carriage return (lines of Windows end so)
+    and tab; lone surrogates; noncharacters (Unicode 16, section 23.7); text that is not in Unicode normal
+    form C. Raises ValueError.
 
     Invisible and bidirectional characters are text in some script or emoji: what shows it has to care.
     """
