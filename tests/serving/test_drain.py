@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from adaptive_lora.engine.fake import FakeEngine
+from tests.serving.batches import conftest as batches
 from tests.serving.conftest import until
 from tests.serving.gateway_process import GatewayProcess
 
@@ -145,6 +148,30 @@ async def test_ctrl_c_does_not_wait_for_balancers(start: Start) -> None:
     gateway = start(api={"drain_seconds": 3_000, "grace_seconds": 3_600})
     gateway.signal(signal.SIGINT)
     assert await ended(gateway) == 0
+
+
+async def test_batches_are_left_to_other_gateways_while_callers_are_still_served(
+    build: Callable[..., FastAPI],
+) -> None:
+    app = build(engine=FakeEngine(delay_s=0.02))
+    runtime, runner = app.state.runtime, app.state.runner
+    async with batches.running(app) as client:
+        batch = await batches.start(client, batches.chats(500))
+        await batches.until_done(client, batch.id, 3)
+        runtime.leave()
+        draining = asyncio.create_task(runtime.drain.run(wait_s=3_600, finish_s=3_600))
+        await until(lambda: not runner._runs)
+        await client.chat.completions.create(
+            model="code", messages=[{"role": "user", "content": "still here"}]
+        )
+        runner.look()
+        n_done = (await client.batches.retrieve(batch.id)).request_counts
+        await asyncio.sleep(0.2)
+        left = await client.batches.retrieve(batch.id)
+        assert (left.status, left.request_counts) == ("in_progress", n_done)
+        assert not runner._runs
+        runtime.drain.hurry()
+        await draining
 
 
 async def test_a_client_that_does_not_read_keeps_no_process(start: Start) -> None:

@@ -1,7 +1,8 @@
 """Which batches this gateway runs: one of each tenant at a time, the oldest that nobody else runs.
 
-It looks for one every POLL_S, and at once when one was asked for here. While it is not ready, or about to
-end, it takes no new ones.
+It looks for one every POLL_S, and at once when one was asked for here. While it is not ready it takes no new
+ones. Once it is known that the process will end, it lets go of those that it runs: what remains of its time
+is for callers who wait, and another gateway can go on at once.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ class Runner:
         self._places = asyncio.Semaphore(desk.settings.batches.max_in_flight)
         self._runs: dict[Run, asyncio.Task[None]] = {}
         self._look_now = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._main())
+        self._tasks = [asyncio.create_task(self._main()), asyncio.create_task(self._leave())]
 
     async def stop(self) -> None:
         """Batches that run are let go of, and go on where they are next run."""
-        tasks = [task for task in (self._task, *self._runs.values()) if task is not None]
+        tasks = [*self._tasks, *self._runs.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -78,6 +79,11 @@ class Runner:
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await self._look_now.wait()
+
+    async def _leave(self) -> None:
+        await self._runtime.drain.leaving.wait()
+        for task in self._runs.values():
+            task.cancel()
 
     @property
     def _places_are_here(self) -> bool:
