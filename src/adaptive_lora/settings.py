@@ -164,7 +164,7 @@ class ModelSettings(Section):
         "vLLM's choice",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="weights and activations"
+        "auto", description="weights and activations; float32 on CPUs only"
     )
     seed: int = Field(0, ge=0, description="the engine's seed")
     enforce_eager: bool = Field(False, description="no compilation and no CUDA graphs: slower, starts sooner")
@@ -264,8 +264,8 @@ class QueueSettings(Section):
         None,
         ge=1,
         description="sequences that are let into the engine at once, running and standing ready; default: "
-        "inference.max_batch_size, of each worker, times 2; times 4 if adapters compete for slots in this "
-        "process",
+        "inference.max_batch_size times 1.5, times 4 if there are more adapters than slots; of workers, "
+        "inference.max_batch_size of each times 2",
     )
     batch_share: float = Field(
         0.75,

@@ -169,13 +169,15 @@ class Runtime:
 
     def _size(self) -> Size:
         """Of the window of generations that are let into the engine."""
+        settings = self.settings
+        n_workers = getattr(self._engine, "n_workers", None)
         competes = False
-        if self._engine is not None and self.settings.model.engine != "remote":
-            competes = len(self._engine.adapters) > self.settings.adapters.max_loras
+        if n_workers is None and self._engine is not None:
+            competes = len(self._engine.adapters) > settings.adapters.max_loras
         return size_of(
-            self.settings.queue,
-            max_batch_size=self.settings.inference.max_batch_size,
-            n_workers=getattr(self._engine, "n_workers", 1),
+            settings.queue,
+            max_batch_size=settings.inference.max_batch_size,
+            n_workers=n_workers,
             adapters_compete=competes,
         )
 

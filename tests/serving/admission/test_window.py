@@ -120,7 +120,8 @@ def test_low_priority_waits_while_the_engine_is_busy() -> None:
 
 
 def test_how_large_it_is() -> None:
-    assert size_of(QueueSettings(), max_batch_size=32) == Size(32, 64)
+    assert size_of(QueueSettings(), max_batch_size=32) == Size(32, 48)
+    assert size_of(QueueSettings(), max_batch_size=1) == Size(1, 3)
     assert size_of(QueueSettings(), max_batch_size=32, adapters_compete=True) == Size(32, 128)
     assert size_of(QueueSettings(), max_batch_size=32, n_workers=3) == Size(96, 192)
     assert size_of(QueueSettings(), max_batch_size=32, n_workers=0) == Size(32, 64), "none answers: be ready"

@@ -19,7 +19,7 @@ from adaptive_lora.serving.admission.fair import FairQueue, Ticket
 from adaptive_lora.serving.admission.priority import PRIORITIES, Priority
 from adaptive_lora.settings import QueueSettings
 
-READY: Final = 2
+SPREAD: Final = 2
 TO_CHOOSE_AMONG: Final = 4
 """Times what the engine runs at once."""
 
@@ -33,14 +33,24 @@ class Size:
 
 
 def size_of(
-    settings: QueueSettings, *, max_batch_size: int, n_workers: int = 1, adapters_compete: bool = False
+    settings: QueueSettings,
+    *,
+    max_batch_size: int,
+    n_workers: int | None = None,
+    adapters_compete: bool = False,
 ) -> Size:
-    """Twice what runs at once, so that there is always enough that stands ready. Where more adapters are
-    asked for than have slots, the engine's own queue chooses whose requests run together: the more it has to
-    choose among, the more often it finds some (`docs/explanation/scheduling.md` has figures)."""
-    capacity = max_batch_size * max(1, n_workers)
-    factor = TO_CHOOSE_AMONG if adapters_compete else READY
-    return Size(capacity, settings.window or factor * capacity)
+    """By default half as much again as runs at once, so that what becomes free is filled at once; more for
+    workers (None: the engine is in this process), among which the load is never even. Where adapters compete
+    for slots, the engine's own queue chooses whose requests run together: the more it has to choose among,
+    the fuller is the batch (`benchmarks/bench_window.py`)."""
+    capacity = max_batch_size * max(1, n_workers or 1)
+    if settings.window is not None:
+        return Size(capacity, settings.window)
+    if adapters_compete:
+        return Size(capacity, TO_CHOOSE_AMONG * capacity)
+    if n_workers is not None:
+        return Size(capacity, SPREAD * capacity)
+    return Size(capacity, capacity + max(2, capacity // 2))
 
 
 class Window:
