@@ -222,3 +222,21 @@ async def test_a_request_waits_longer_than_one_of_a_route_may(open_client: OpenC
         assert caught.value.code == DeadlineExceeded.code
         done = await ended(client, (await start(client, [line("a", body)])).id)
         assert (await read(client, done.output_file_id)).keys() == {"a"}
+
+
+async def test_a_dead_engine_fails_no_request(build: Build) -> None:
+    """Its process ends, and so does the gateway's; the next goes on."""
+    engine = FakeEngine(delay_s=0.01)
+    app = build(engine=engine, batches={"max_in_flight": 2})
+    async with running(app) as client:
+        batch = await start(client, chats(40))
+        before = await until_done(client, batch.id, 3)
+        engine.die()
+        await until(lambda: app.state.runtime.phase == "failed")
+    async with running(build(engine=FakeEngine())) as client:
+        done = await ended(client, batch.id)
+    counts = done.request_counts
+    assert before.request_counts is not None
+    assert before.request_counts.completed < 40
+    assert counts is not None
+    assert (done.status, counts.completed, counts.failed) == ("completed", 40, 0)
