@@ -77,7 +77,9 @@ class EngineGauges(Collector):
         yield GaugeMetricFamily(
             "lora_active_adapters", "Adapters loaded into the engine", value=stats.loaded_adapters
         )
-        yield GaugeMetricFamily("lora_queue_size", "Requests waiting in the engine", value=stats.waiting)
+        yield GaugeMetricFamily(
+            "lora_queue_size", "Requests waiting: for the engine, and in it", value=stats.waiting
+        )
         yield GaugeMetricFamily(
             "lora_running_requests", "Requests running in the engine", value=stats.running
         )
