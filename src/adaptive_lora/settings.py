@@ -29,7 +29,10 @@ class ApiSettings(Section):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
     workers: int = Field(
-        1, ge=1, description="gateway processes; an in-process engine allows exactly 1 (1 per GPU)"
+        1,
+        ge=1,
+        description="processes of one gateway: exactly 1, which is 1 per GPU with an engine of its own; with "
+        "remote workers start more gateways",
     )
     timeout: float = Field(300.0, gt=0, description="seconds that one request may take, queue included")
     drain_seconds: float = Field(
@@ -611,6 +614,12 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _one_worker_per_engine(self) -> Self:
+        if self.api.workers > 1 and self.model.engine == "remote":
+            raise ValueError(
+                f"api.workers is {self.api.workers}, and a gateway is one process, with a port and metrics of "
+                "its own: start more gateways behind a balancer instead, with redis.url and "
+                "registry.database_url in common"
+            )
         if self.api.workers > 1:
             raise ValueError(
                 f"api.workers is {self.api.workers}, but the engine runs inside the gateway's process and "

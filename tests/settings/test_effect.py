@@ -28,6 +28,7 @@ from tests.settings import (  # noqa: F401 - they declare keys
     test_effect_cache,
     test_effect_limits,
     test_effect_queue,
+    test_effect_server,
     test_effect_storage,
     test_effect_tracing,
     test_effect_workers,
@@ -73,9 +74,12 @@ def answers(url: str, while_running: subprocess.Popen[str]) -> bool:
 
 
 @key("api.workers")
-def test_more_than_one_worker_is_refused() -> None:
+def test_more_than_one_worker_is_refused_and_it_is_said_what_to_do() -> None:
     with pytest.raises(SettingsError, match="one worker per GPU"):
         load_settings(flags={"api.workers": 2}, environ={})
+    remote = {"model.engine": "remote", "workers.urls": ("http://127.0.0.1:1",), "workers.api_key": "k"}
+    with pytest.raises(SettingsError, match="start more gateways"):
+        load_settings(flags={"api.workers": 2, **remote}, environ={})
 
 
 @key("api.timeout")
