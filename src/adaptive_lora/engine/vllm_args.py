@@ -99,11 +99,7 @@ def engine_arguments(options: VLLMOptions) -> dict[str, Any]:
             "max_lora_rank": options.max_lora_rank,
             "worker_extension_cls": WORKER_EXTENSION,
         }
-    if current_platform.is_cpu():
-        arguments |= _for_cpu(options)
-    elif options.kv_cache_bytes is not None:
-        arguments["kv_cache_memory_bytes"] = options.kv_cache_bytes
-    return arguments
+    return arguments | (_for_cpu(options) if current_platform.is_cpu() else _for_gpu(options))
 
 
 def _check_quantization(name: str | None) -> None:
@@ -122,6 +118,16 @@ def _check_quantization(name: str | None) -> None:
     if name not in QUANTIZATION_METHODS:
         known = ", ".join(sorted(QUANTIZATION_METHODS))
         raise SettingsError(f"model.quantization is {name!r}, which vLLM does not know; it knows {known}")
+
+
+def _for_gpu(options: VLLMOptions) -> dict[str, Any]:
+    """vLLM's own choice of type and KV cache, where the options leave them open."""
+    if options.enable_lora and options.dtype == "float32":
+        # vLLM 0.32 starts a process, loads the model, and fails at an assertion of its first LoRA kernel
+        raise SettingsError(
+            "model.dtype must not be float32 on a GPU: vLLM's LoRA kernels there take bfloat16 and float16"
+        )
+    return {"kv_cache_memory_bytes": options.kv_cache_bytes} if options.kv_cache_bytes is not None else {}
 
 
 def _for_cpu(options: VLLMOptions) -> dict[str, Any]:
