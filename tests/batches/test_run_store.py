@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from adaptive_lora.batches import batch_store
 from adaptive_lora.batches.records import Batch, Result
 from adaptive_lora.batches.run_store import LeaseLost
 from adaptive_lora.batches.stores import Stores
@@ -55,6 +56,19 @@ def test_only_so_many_may_wait(stores: Stores) -> None:
     stores.runs.claim(first.id, "a", now=NOW, until=NOW)
     stores.runs.end(first.id, "a", "failed", now=NOW)
     stores.batches.add(batch_of(file), now=NOW, max_unfinished=1)
+
+
+def test_the_oldest_that_have_ended_make_room(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_store, "MAX_BATCHES", 3)
+    file, theirs = kept(stores), added(stores, "other")
+    added_ = [stores.batches.add(batch_of(file), now=later(seconds=i), max_unfinished=9) for i in range(3)]
+    for batch in added_[1:]:
+        stores.runs.claim(batch.id, "a", now=NOW, until=NOW)
+        stores.runs.end(batch.id, "a", "cancelled", now=NOW)
+    fourth = stores.batches.add(batch_of(file), now=later(seconds=3), max_unfinished=9)
+    left = [batch.id for batch in stores.batches.list("acme", limit=9).items]
+    assert left == [fourth.id, added_[2].id, added_[0].id], "what has not ended stays"
+    assert stores.batches.get("other", theirs.id) == theirs
 
 
 def test_one_of_many_gateways_claims_a_batch(stores: Stores) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -14,6 +14,9 @@ from adaptive_lora.adapters.registry_tables import batches, files
 from adaptive_lora.batches.database import lock_quotas, read_page
 from adaptive_lora.batches.records import UNFINISHED, Batch, NewBatch, Page, new_batch_id
 from adaptive_lora.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
+
+MAX_BATCHES: Final = 10_000
+"""Of one tenant: beyond it the oldest that have ended are forgotten before their time."""
 
 _NOT_SHOWN = frozenset({"holder", "held_until"})
 
@@ -60,6 +63,7 @@ class BatchStore:
                     f"{n_unfinished} batches of yours have not ended, and {max_unfinished} may be so "
                     "at a time (batches.max_unfinished): wait for one, or cancel one"
                 )
+            _make_room(connection, new.tenant)
             connection.execute(sa.insert(batches).values(row))
             return read_batch(connection, batch_id)
 
@@ -93,6 +97,16 @@ class BatchStore:
         """Remove batches that ended before then. Returns how many."""
         with self._database.transaction(change=True) as connection:
             return connection.execute(sa.delete(batches).where(batches.c.ended_at < before)).rowcount
+
+
+def _make_room(connection: Connection, tenant: str) -> None:
+    """For one more."""
+    mine = batches.c.tenant == tenant
+    n_beyond = connection.scalars(sa.select(sa.func.count(batches.c.id)).where(mine)).one() - MAX_BATCHES + 1
+    if n_beyond > 0:
+        ended = sa.select(batches.c.id).where(mine, batches.c.ended_at.is_not(None))
+        oldest = ended.order_by(batches.c.created_at, batches.c.id).limit(n_beyond)
+        connection.execute(sa.delete(batches).where(batches.c.id.in_(oldest)))
 
 
 def read_batch(connection: Connection, batch_id: str, tenant: str | None = None) -> Batch:

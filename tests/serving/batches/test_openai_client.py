@@ -51,6 +51,8 @@ async def test_a_batch_is_answered_as_the_routes_answer(client: openai.AsyncOpen
         n_output_tokens += response["body"]["usage"]["completion_tokens"]
     assert done.usage is not None
     assert done.usage.output_tokens == n_output_tokens
+    metrics = (await client._client.get("/metrics")).text
+    assert 'queue_wait_seconds_count{priority="batch"} 5.0' in metrics
 
 
 def without_ids(body: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.conftest import Serve
+from adaptive_lora.serving.batches.desk import MAX_UPLOADS_OF_A_TENANT
+from tests.serving.conftest import Serve, until
 
 MAX_BYTES = 5_000
 FORM = {"content-type": "multipart/form-data; boundary=xx"}
@@ -130,6 +132,29 @@ async def test_a_file_that_is_too_large(http: httpx.AsyncClient, n_more: int, is
 async def test_what_lies_around_the_file_is_bounded_too(http: httpx.AsyncClient) -> None:
     answer = await post(http, PURPOSE + FILE + END + "x" * 200_000)
     assert answer.status_code == 413
+
+
+async def test_only_so_many_uploads_at_once(http: httpx.AsyncClient) -> None:
+    """Of one tenant: each may lie on the disk before it is known whether there is room for it."""
+    arrives = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield (PURPOSE + FILE[:-4]).encode()
+        await arrives.wait()
+
+    begun = [
+        asyncio.create_task(http.post("/v1/files", content=slow(), headers=FORM))
+        for _ in range(MAX_UPLOADS_OF_A_TENANT)
+    ]
+    desk = http._transport.app.state.desk  # type: ignore[attr-defined]
+    await until(lambda: desk._uploads.total() == MAX_UPLOADS_OF_A_TENANT)
+    refused = await post(http, PURPOSE + FILE + END)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    arrives.set()
+    assert {(await task).status_code for task in begun} == {400}
+    answer = await post(http, PURPOSE + FILE + END)
+    assert answer.status_code == 200
+    await http.delete(f"/v1/files/{answer.json()['id']}")
 
 
 async def test_a_sender_that_goes_away_leaves_nothing(http: httpx.AsyncClient) -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from adaptive_lora.batches.stores import Stores
+from adaptive_lora.errors import Overloaded
 from adaptive_lora.serving import loading
 from adaptive_lora.settings import Settings
 
 T = TypeVar("T")
 
 THREADS: Final = 4
+MAX_UPLOADS: Final = 16
+MAX_UPLOADS_OF_A_TENANT: Final = 4
+"""At once: what lies on the disk before it is known whether a tenant has room for it."""
 SWEEP_AT_ONCE: Final = 100
 
 
@@ -31,6 +37,7 @@ class Desk:
         self.now = clock
         self._stores: Stores | None = None
         self._one_opens = threading.Lock()
+        self._uploads: Counter[str] = Counter()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="batches")
 
     async def call(self, work: Callable[[Stores], T]) -> T:
@@ -41,6 +48,18 @@ class Desk:
     async def run(self, work: Callable[[], T]) -> T:
         """Anything else that blocks."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    @contextmanager
+    def uploading(self, tenant: str) -> Iterator[None]:
+        """While a file arrives. Raises Overloaded."""
+        if self._uploads[tenant] >= MAX_UPLOADS_OF_A_TENANT or self._uploads.total() >= MAX_UPLOADS:
+            raise Overloaded("as many files are being uploaded as may be at once: try again")
+        self._uploads[tenant] += 1
+        try:
+            yield
+        finally:
+            self._uploads[tenant] -= 1
+            self._uploads += Counter()  # without those that have none
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown)

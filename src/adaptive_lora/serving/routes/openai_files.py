@@ -69,7 +69,7 @@ async def create_file(request: Request) -> Response:
     desk, tenant = desk_of(request), principal_of(request.scope).tenant
     batches = desk.settings.batches
     contents = await desk.call(lambda stores: stores.contents)
-    with contents.draft() as draft:
+    with desk.uploading(tenant), contents.draft() as draft:
         try:
             upload = await receive_form(
                 request.stream(),
