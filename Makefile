@@ -1,10 +1,11 @@
 # `make` lists what there is. Everything runs in $(VENV), which scripts/install.py makes and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check acceptance bench demo-fleet demo-eval encoder lock docs clean
+.PHONY: help install serve test check acceptance bench soak demo-fleet demo-eval encoder lock docs clean
 
 PYTHON ?= python3
 VENV ?= .venv
 SERVE_ARGS ?=
+SOAK_MINUTES ?= 30
 export VENV ENGINE
 
 BIN := $(VENV)/bin
@@ -36,6 +37,10 @@ check: ## ruff, mypy --strict, import-linter, generated reference pages
 acceptance: ## the long proofs
 	@$(INSTALL) dev
 	$(BIN)/python -m pytest -m acceptance
+
+soak: ## half an hour (SOAK_MINUTES=30) of load with clients that are not nice; the last line is JSON
+	@$(INSTALL) dev
+	$(BIN)/python benchmarks/bench_soak.py --minutes $(SOAK_MINUTES)
 
 bench: ## CPU multi-LoRA and server throughput; the last line is JSON
 	@$(INSTALL) dev

@@ -105,6 +105,13 @@ class Site:
             for line, word in zip(news, words, strict=True):
                 assert word in line
 
+    async def assert_alive_and_ready(self) -> None:
+        """Probes ask neither Redis nor the database: a restart would mend none of them."""
+        async with httpx.AsyncClient(timeout=60) as client:
+            for gateway in self.gateways:
+                for probe in ("live", "ready"):
+                    assert (await client.get(f"{gateway.url}/{probe}")).status_code == 200
+
     async def n_accepted(self, tenant: str) -> list[int]:
         """By each gateway, of requests of a new tenant who may make `BURST` at once."""
         headers = self.headers_of(tenant, tier="few")
@@ -172,9 +179,7 @@ async def site(shared_site: Site) -> AsyncIterator[Site]:
     """The same gateways for every test: each leaves them as it found them."""
     shared_site.mark()
     yield shared_site
-    async with httpx.AsyncClient() as client:
-        for gateway in shared_site.gateways:
-            assert (await client.get(f"{gateway.url}/ready")).status_code == 200
+    await shared_site.assert_alive_and_ready()
 
 
 Fault = Callable[[RedisServer], None]
@@ -203,6 +208,7 @@ async def test_redis_goes_and_comes_back(
         goes(redis_server)
         try:
             await site.until_all_say(REDIS_GOES)
+            await site.assert_alive_and_ready()
             assert await site.n_accepted(f"during-{goes.__name__}-{down_s:g}") == [BURST // 2, BURST // 2]
             await asyncio.sleep(down_s)
         finally:
@@ -258,6 +264,7 @@ async def test_the_database_goes_and_comes_back(
         try:
             assert set(await load.more()) == {"200"}
             await site.until_all_say(LIST_GOES)
+            await site.assert_alive_and_ready()
             await asyncio.sleep(down_s)
             while set(await load.more(2 * N_GATEWAYS)) != {"503 registry_unavailable"}:
                 pass
