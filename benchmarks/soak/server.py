@@ -71,6 +71,8 @@ class Server:
         counts: dict[str, int] = {}
         told = False
         for line in self.log.read_text().splitlines():
+            if not line.startswith("{"):
+                continue  # vLLM's
             entry = json.loads(line)
             if "exception" in entry and not told:
                 print(entry["exception"], file=sys.stderr)
