@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 URL = "http://127.0.0.1:8000"
 ADRS = sorted(f"docs/adr/{path.name}" for path in ROOT.glob("docs/adr/*.md"))
 HOW_TOS = sorted(f"docs/how-to/{path.name}" for path in ROOT.glob("docs/how-to/*.md"))
-PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", *ADRS, *HOW_TOS)
+CLIENTS = "docs/reference/clients.md"
+PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", CLIENTS, *ADRS, *HOW_TOS)
 
 
 class Block(NamedTuple):
@@ -73,6 +74,19 @@ def test_the_request_by_the_openai_client(server: str) -> None:
     assert run.stdout.strip()
 
 
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["openai", "langchain", "litellm"])
+def test_what_the_clients_page_shows(server: str, number: int) -> None:
+    python = [block.text for block in blocks(CLIENTS) if block.language == "python"]
+    assert len(python) == 3
+    environ = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    script = python[number].replace(URL, server)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environ
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_make_target_that_is_named_exists(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -95,8 +109,10 @@ def test_make_help_lists_every_target() -> None:
         assert f"make {target} " in listed
 
 
-def test_every_fault_is_shown_by_a_test_that_exists() -> None:
-    rows = re.findall(r"^\|.*\|$", (ROOT / "docs/reference/faults.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("page", ["faults", "clients"])
+def test_every_row_is_shown_by_a_test_that_exists(page: str) -> None:
+    rows = re.findall(r"^\|.*\|$", (ROOT / f"docs/reference/{page}.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
     for row in rows:
         named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row)
         assert named or "shown by" in row or set(row) <= set("|-"), row

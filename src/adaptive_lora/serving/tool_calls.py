@@ -22,10 +22,8 @@ from adaptive_lora.types import ChatMessage
 
 NO_ARGUMENTS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
 
-_ONE = "Answer with the arguments of a call of this function, as JSON:"
-_SEVERAL = (
-    'Answer with a call of one of these functions, as {"name": the function, "parameters": its arguments}:'
-)
+_ONE: Final = "Answer with the arguments of a call of this function, as JSON:"
+_SEVERAL: Final = 'Answer by calling one function, as {"name": ..., "parameters": ...}:'
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +57,9 @@ class ToolCalling:
     def instructions(self) -> str:
         lines = [_ONE if self.only is not None else _SEVERAL]
         for function in self.functions:
-            about = {"name": function.name, "description": function.description or ""}
-            lines.append(_json(about | {"parameters": _parameters(function)}))
+            about = {"name": function.name, "description": function.description}
+            known = {key: value for key, value in about.items() if value is not None}
+            lines.append(_json(known | {"parameters": _parameters(function)}))
         return "\n".join(lines)
 
 
