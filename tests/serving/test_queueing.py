@@ -13,10 +13,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from adaptive_lora.agents.reconcile import HANDOVER_S
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.serving.runtime import Runtime
 from tests.serving.auth.signing import SECRET, bearer, token
-from tests.serving.conftest import Listen, ready, until
+from tests.serving.conftest import CODE, Listen, Serve, ready, until
 from tests.serving.test_disconnect import request_bytes
 
 SHORT = {"prompt": "x", "adapter": "base", "max_tokens": 10, "ignore_eos": True}
@@ -253,19 +254,26 @@ async def test_a_client_that_goes_away_while_it_waits(
         await until(lambda: engine._running == 0)
 
 
-async def test_a_version_that_leaves_still_answers_who_waits_for_it(shop: Shop, engine: FakeEngine) -> None:
-    engine._delay_s = 0.01
-    running = shop.start(body=LONG)
-    await until(lambda: engine._running == 1)
-    waiting = shop.start(body=SHORT | {"adapter": "code"})
-    await shop.waiting(1)
-    (version_id,) = (i for i in engine.adapters if i.startswith("code@"))
-    unused = asyncio.create_task(shop.runtime.queues.users.gone(version_id))
-    await asyncio.sleep(0)
-    assert not unused.done()
-    running.cancel()
-    assert (await waiting).json()["adapter"] == "code"
-    await unused
+async def test_a_version_that_leaves_answers_who_waits_for_it_and_may_come_back_meanwhile(
+    serve: Serve, engine: FakeEngine
+) -> None:
+    async with serve(inference={"max_batch_size": 1}, queue={"window": 1}) as client:
+        engine._delay_s = 0.01
+        running = asyncio.create_task(client.post("/generate", json=LONG))
+        await until(lambda: engine._running == 1)
+        body = SHORT | {"adapter": f"code@{CODE.version}"}
+        waiting = asyncio.create_task(client.post("/generate", json=body))
+        while "lora_queue_size 1.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+        assert (await client.delete("/adapters/code/aliases/prod")).status_code == 204
+        for action, state in (("unload", "unloaded"), ("load", "ready"), ("unload", "unloaded")):
+            answer = await client.post(f"/adapters/code/versions/{CODE.version}/{action}")
+            assert (answer.status_code, answer.json()["state"]) == (200, state)
+        await asyncio.sleep(HANDOVER_S + 0.1)  # from then on only who waits for it keeps it
+        assert not waiting.done()
+        running.cancel()
+        assert (await waiting).json()["version"] == CODE.version
+        await until(lambda: CODE.id not in engine.adapters)
 
 
 async def test_who_starts_a_shared_generation_with_little_time_ends_it_for_nobody_else(

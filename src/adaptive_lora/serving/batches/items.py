@@ -94,7 +94,9 @@ class Answering:
         orchestrator, allowed = runtime.orchestrator, principal.agents
         limiter = runtime.limiter
         grant = None if limiter is None else limiter.grant(principal, self.caller.address)
-        answers = runtime.answers(principal.tenant, CachePolicy("refresh"), [], grant, priority="batch")
+        answers = runtime.answers(
+            principal.tenant, CachePolicy("refresh"), [], grant, tier=principal.tier, priority="batch"
+        )
         if grant is not None:
             await grant.enter()
         try:
