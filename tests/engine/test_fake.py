@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import jsonschema
 import pytest
+from pydantic import BaseModel, Field
 
 from adaptive_lora.engine import fake_text
 from adaptive_lora.engine.fake import FakeEngine
@@ -102,8 +105,6 @@ class TestFakeEngine(EngineConformance):
     ids=str,
 )
 def test_minimal_json_is_valid(schema):
-    import json
-
     jsonschema.validate(json.loads(fake_text.minimal_json(schema)), schema)
 
 
@@ -127,3 +128,46 @@ async def test_choices_differ_only_when_sampled():
     assert texts[0] == texts[1]
     await engine.stop()
     assert replace(request(), request_id="x").request_id == "x"
+
+
+class Wheel(BaseModel):
+    size: Literal[10, 12]
+
+
+class Car(BaseModel):
+    wheels: tuple[Wheel, Wheel]
+    towed_by: Car | None
+    owner: str = Field(max_length=5)
+
+
+def test_the_smallest_answer_follows_references() -> None:
+    schema = Car.model_json_schema() | {"additionalProperties": False}
+    assert json.loads(fake_text.minimal_json(schema)) == {
+        "wheels": [{"size": 10}, {"size": 10}],
+        "towed_by": None,
+        "owner": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("schema", "tells"),
+    [
+        ({"$ref": "#"}, "without end"),
+        (
+            {"$ref": "#/$defs/a", "$defs": {"a": {"required": ["x"], "properties": {"x": {"$ref": "#"}}}}},
+            "without end",
+        ),
+        ({"$ref": "#/$defs/b", "$defs": {"a": {}}}, "nothing at"),
+        ({"$ref": "#/required", "required": []}, "no schema"),
+        (
+            {"$ref": "#/$defs/0", "$defs": {
+                str(i): {"type": "array", "minItems": 10, "items": {"$ref": f"#/$defs/{i + 1}"}}
+                for i in range(9)
+            } | {"9": {}}},
+            "more than 100000 parts",
+        ),
+    ],
+)  # fmt: skip
+def test_an_answer_that_would_be_endless_or_a_lie_is_refused(schema: dict[str, Any], tells: str) -> None:
+    with pytest.raises(Unsupported, match=tells):
+        fake_text.minimal_json(schema)

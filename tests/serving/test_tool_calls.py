@@ -77,6 +77,25 @@ def test_references_of_each_functions_schema_are_its_own() -> None:
             jsonschema.validate({"name": name, "parameters": refused}, schema)
 
 
+def test_the_engines_grammar_takes_references_as_they_are_moved() -> None:
+    import xgrammar
+
+    order = {"type": "function", "function": {"name": "order", "parameters": Order.model_json_schema()}}
+    schema = calling_of(tools=[ADD, order], tool_choice="required").json_schema
+    compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo(["x", "end"], stop_token_ids=[1]))
+    grammar = compiler.compile_json_schema(json.dumps(schema), any_whitespace=False, separators=(",", ":"))
+
+    def accepts(arguments: dict[str, Any]) -> bool:
+        call = {"name": "order", "parameters": arguments}
+        return bool(xgrammar.GrammarMatcher(grammar).accept_string(json.dumps(call, separators=(",", ":"))))
+
+    inner = {"name": "x", "amount": 1.5, "unit": "kg"}
+    good = {"number": 1, "items": [inner | {"part_of": inner}], "paid_by": {"kind": "transfer"}}
+    assert accepts(good)
+    assert not accepts(good | {"paid_by": {"kind": "cash"}})
+    assert not accepts(good | {"items": [inner | {"part_of": inner | {"unit": "ton"}}]})
+
+
 def test_of_an_only_function_the_schema_is_its_own() -> None:
     named = {"type": "function", "function": {"name": "add"}}
     assert calling_of(tools=[ADD, PING], tool_choice=named).json_schema == ADD["function"]["parameters"]
