@@ -16,9 +16,10 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 
 from adaptive_lora.engine.fake import FakeEngine
-from adaptive_lora.serving import middleware
+from adaptive_lora.serving import api, intake, middleware
 from adaptive_lora.serving.connection import HEAD_TIMEOUT_S, READ_TIMEOUT_S, BoundedConnection, look_at
 from tests.serving.conftest import ready, until
 from tests.serving.gateway_process import GatewayProcess
@@ -288,6 +289,33 @@ async def test_bodies_that_arrive_slowly_are_bounded_together(
             assert (status, json.loads(text)["error"]["code"]) == (503, "overloaded")
             await one.send(body[-100:])
             assert (await one.answer())[0] == 200
+
+
+async def test_a_body_that_does_not_come_to_its_end_is_refused(
+    served: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "BODY_READ_TIMEOUT_S", 0.1)
+    async with served() as server:
+        client = await server.connect()
+        await client.send(head("/generate", 1_000) + b"{")
+        status, text = await client.answer()
+        assert (status, json.loads(text)["error"]["code"]) == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("every_s", [0.02, 3_600])
+async def test_an_upload_that_is_too_slow_or_stalls_is_refused(
+    every_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "BODY_READ_TIMEOUT_S", 0.2)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(every_s)
+
+    with pytest.raises(HTTPException) as refused:
+        await intake.receive(chunks(), tmp_path / "archive", max_bytes=1 << 30)
+    assert refused.value.status_code == 408
 
 
 def resident_bytes(pid: int) -> int:

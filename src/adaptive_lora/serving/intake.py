@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from adaptive_lora.adapters.durable import disk_errors
 from adaptive_lora.adapters.files import Limits
-from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
+from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S, MIN_UPLOAD_BYTES_PER_S
 from adaptive_lora.settings import StorageSettings
 
 ARCHIVE_TYPES = ("application/x-tar", "application/gzip", "application/zip", "application/octet-stream")
@@ -36,15 +36,23 @@ def unpack(archive: Path, folder: Path, storage: StorageSettings) -> None:
 
 
 async def receive(chunks: AsyncIterator[bytes], path: Path, *, max_bytes: int) -> None:
-    """Write a request's body to `path`, piece by piece. 413 past `max_bytes`, 408 if the sender stalls."""
+    """Write a request's body to `path`, piece by piece. 413 past `max_bytes`, 408 if the sender stalls or
+    is too slow."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
     n_bytes = 0
     with disk_errors(path), path.open("wb") as file:
         while True:
+            slowest = started + n_bytes / MIN_UPLOAD_BYTES_PER_S
             try:
-                async with asyncio.timeout(BODY_READ_TIMEOUT_S):
+                async with asyncio.timeout_at(min(loop.time(), slowest) + BODY_READ_TIMEOUT_S):
                     chunk = await anext(chunks, None)
             except TimeoutError:
-                raise HTTPException(408, f"nothing arrived for {BODY_READ_TIMEOUT_S:g} s") from None
+                raise HTTPException(
+                    408,
+                    f"the archive stalled for {BODY_READ_TIMEOUT_S:g} s, or came with less than "
+                    f"{MIN_UPLOAD_BYTES_PER_S / 1000:g} kB a second",
+                ) from None
             if chunk is None:
                 return
             n_bytes += len(chunk)

@@ -33,5 +33,7 @@ MAX_SCHEMA_REPEAT = 1_000
 MAX_PATTERN_CHARS = 256
 
 BODY_READ_TIMEOUT_S = 30.0
+MIN_UPLOAD_BYTES_PER_S = 10_000.0
+"""On the average, past the first BODY_READ_TIMEOUT_S."""
 MAX_ARRIVING_BYTES = 64 << 20
 """Of all bodies that are arriving, together; of one at least, whatever its size."""
