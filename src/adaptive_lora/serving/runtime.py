@@ -32,7 +32,8 @@ from adaptive_lora.errors import (
 )
 from adaptive_lora.serving import loading
 from adaptive_lora.serving.admission.priority import Priority
-from adaptive_lora.serving.admission.queues import TenantQueues, Turn
+from adaptive_lora.serving.admission.queues import TenantQueues
+from adaptive_lora.serving.admission.turn import Turn
 from adaptive_lora.serving.admission.window import Size, size_of
 from adaptive_lora.serving.cache.answers import AnswerCache, Answers, CachePolicy, CacheResult
 from adaptive_lora.serving.cache.factory import make_cache, make_salts

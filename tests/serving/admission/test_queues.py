@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from adaptive_lora.errors import DeadlineExceeded, EngineNotReady, Overloaded, RateLimited
 from adaptive_lora.serving.admission.priority import Priority
-from adaptive_lora.serving.admission.queues import TenantQueues, Turn
+from adaptive_lora.serving.admission.queues import TenantQueues
+from adaptive_lora.serving.admission.turn import Turn
 from adaptive_lora.serving.admission.window import Size
 from adaptive_lora.settings import QueueSettings
 from adaptive_lora.telemetry.queue import QueueMetrics
@@ -164,6 +165,14 @@ async def test_low_priority_waits_and_is_never_refused(warm: Desk) -> None:
     assert warm.gauge("queue_inside", "interactive") == 1
     warm.serve(1)
     assert warm.gauge("queue_inside", "batch") == 1
+
+
+async def test_the_rate_is_not_that_of_batch_work(warm: Desk) -> None:
+    """It is let in only as far as there is room to spare: what it gets says little about what is there."""
+    for _ in range(100):
+        warm.come("batches", priority="batch")
+    warm.serve(100, seconds_each=50.0)
+    assert warm.queues._rate.tokens_per_s == pytest.approx(200)
 
 
 async def test_tiers_have_weights() -> None:
