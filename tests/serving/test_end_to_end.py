@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel
 
 pytestmark = pytest.mark.vllm
 
@@ -197,6 +200,47 @@ def test_sampling_logprobs_and_structure_as_vllm_does_them(server: Server) -> No
     assert json.loads(ask(response_format=spec).choices[0].message.content or "") in ("yes", "no")
     with pytest.raises(openai.BadRequestError):
         ask(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": UNREADABLE}})
+
+
+class Wrap(Enum):
+    PAPER = "paper"
+    NONE = "none"
+
+
+class Parcel(BaseModel):
+    """Nothing in it has a length of its own: a random model would write for ever."""
+
+    size: Literal["small", "large"]
+    fragile: bool
+    wraps: tuple[Wrap, Wrap | None]
+
+
+def test_the_grammar_holds_a_random_model_to_schemas_and_calls(server: Server) -> None:
+    chats = server.client.chat.completions
+    parsed = chats.parse(model="adapter-0", messages=USER, response_format=Parcel, temperature=1.0, seed=1)
+    assert isinstance(parsed.choices[0].message.parsed, Parcel)
+    parcel = openai.pydantic_function_tool(Parcel)
+    lamp = {"properties": {"on": {"enum": [0, 1]}}, "required": ["on"]}  # brief: the context is 256 bytes
+    lamp_tool = {"type": "function", "function": {"name": "a", "parameters": lamp}}
+    ping_tool = {"type": "function", "function": {"name": "b", "parameters": {"enum": [{}]}}}
+    hello = [{"role": "user", "content": "?"}]
+
+    def call(**options: Any) -> Any:
+        (choice,) = chats.create(model="adapter-0", messages=hello, **options).choices
+        return choice.message.tool_calls[0].function
+
+    only = {"type": "function", "function": {"name": "a"}}
+    named = call(tools=[lamp_tool, parcel], tool_choice=only)
+    assert (named.name, json.loads(named.arguments)["on"] in (0, 1)) == ("a", True)
+    several = {"tools": [lamp_tool, ping_tool], "tool_choice": "required", "temperature": 1.0}
+    calls = [call(**several, seed=seed) for seed in range(8)]
+    for each in calls:
+        arguments = json.loads(each.arguments)
+        assert arguments == {} if each.name == "b" else arguments["on"] in (0, 1)
+    assert {each.name for each in calls} == {"a", "b"}
+    with chats.stream(model="adapter-0", messages=hello, **several, seed=0) as stream:
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert (streamed.function.name, streamed.function.arguments) == (calls[0].name, calls[0].arguments)
 
 
 def test_errors_are_the_clients_own(server: Server) -> None:
