@@ -17,6 +17,9 @@ from adaptive_lora.serving.protocol import StrictProtocol
 
 HEAD_TIMEOUT_S: Final = 10.0
 """From the connection, or the first byte of a later request, to the end of the head."""
+KEEP_ALIVE_S: Final = 75
+"""Between two requests (uvicorn's timer). Longer than balancers keep their connections, usually 60 s: else
+they would send a request into one that is being closed."""
 READ_TIMEOUT_S: Final = 30.0
 """How long a client may leave what it was sent unread, once the buffers (some 100 kB) are full or the
 connection is about to close."""
@@ -81,6 +84,12 @@ class BoundedConnection(StrictProtocol):
         """Since when it waits for a head while no request of it is served; None if one is."""
         return self._idle_since if self.cycle is None or self.cycle.response_complete else None
 
+    @property
+    def _is_kept(self) -> bool:
+        """Between two requests: the last one is over, and nothing has come of a next one."""
+        cycle = self.cycle
+        return cycle is not None and cycle.response_complete and not cycle.more_body and not self._is_in_head
+
     def look(self, now: float) -> None:
         """Part with a client that takes too long."""
         is_closing = self.transport.is_closing()
@@ -88,7 +97,9 @@ class BoundedConnection(StrictProtocol):
             self._unread_since = now
         if self._unread_since is not None and now - self._unread_since > READ_TIMEOUT_S:
             self.transport.abort()
-        elif not is_closing and (idle_since := self.idle_since) and now - idle_since > HEAD_TIMEOUT_S:
+        elif is_closing or self._is_kept or (idle_since := self.idle_since) is None:
+            return
+        elif now - idle_since > HEAD_TIMEOUT_S:
             if self._is_in_head and (self._n_head_bytes or self._n_held):
                 message = f"the request's head did not arrive within {HEAD_TIMEOUT_S:g} s"
                 self._answer(408, "request_timeout", message)

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.binding import allow_open_files, bind, check_bind, url_of
-from adaptive_lora.serving.connection import BoundedConnection, look_at
+from adaptive_lora.serving.connection import KEEP_ALIVE_S, BoundedConnection, look_at
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.logging import configure_logging
@@ -153,6 +153,7 @@ def _config(app: FastAPI, *, lifespan: bool, max_connections: int) -> uvicorn.Co
         app,
         http=protocol,
         ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
         lifespan="on" if lifespan else "off",
         log_config=None,
         access_log=False,
