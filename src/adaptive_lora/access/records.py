@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-AuditAction = Literal["key.mint", "key.revoke", "token.revoke"]
+AuditAction = Literal["key.mint", "key.revoke", "token.revoke", "profile.cpu", "profile.memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ class AuditEntry:
     at: datetime
     who: str
     tenant: str
-    """Whose credentials it was about."""
+    """Whose credentials it was about, or who looked."""
     action: AuditAction
     subject: str
-    """A key's id, or a token's jti."""
+    """A key's id, a token's jti, or the process that was looked into."""
     detail: Mapping[str, Any]

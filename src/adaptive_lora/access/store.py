@@ -153,6 +153,13 @@ class AccessStore:
             gone = revoked_tokens.c.expires_at < change.at - KEPT_AFTER_EXPIRY
             change.connection.execute(sa.delete(revoked_tokens).where(gone))
 
+    def note(
+        self, action: AuditAction, tenant: str, subject: str, detail: Mapping[str, Any], *, who: str
+    ) -> None:
+        """An administrative act that changes nothing here: an entry in the audit log."""
+        with self._changing(who) as change:
+            change.record(action, tenant, subject, detail)
+
     def used(self, moments: Mapping[str, datetime]) -> None:
         """Note when keys, by id, were last used. No change: neither revision nor audit log know of it."""
         statement = (

@@ -12,6 +12,7 @@ from adaptive_lora import __version__
 from adaptive_lora.cli import (
     adapters,
     compositions,
+    debug,
     doctor,
     fleet,
     generate,
@@ -44,6 +45,7 @@ app.add_typer(router.app, name="router")
 app.add_typer(models.app, name="models")
 app.add_typer(quantise.app, name="quantise")
 app.add_typer(keys.app, name="keys")
+app.add_typer(debug.app, name="debug")
 app.add_typer(token.app, name="token")
 app.command("doctor")(doctor.doctor)
 

@@ -16,7 +16,8 @@ from adaptive_lora.serving.auth.middleware import Authentication
 from adaptive_lora.serving.binding import admin_hosts
 from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
 from adaptive_lora.serving.middleware import Accounting, Admission, HostCheck, Intake
-from adaptive_lora.serving.routes import access
+from adaptive_lora.serving.profiling import Profiling
+from adaptive_lora.serving.routes import access, debug
 
 MAX_CONCURRENT_REQUESTS = 16
 MAX_BODY_BYTES = 65_536
@@ -29,7 +30,7 @@ def create_admin_app(public: FastAPI) -> FastAPI:
     app = FastAPI(
         title="Adaptive LoRA, administration",
         version=__version__,
-        description="API keys, revocation and the audit log. Every endpoint needs the scope `admin`.",
+        description="API keys, revocation, the audit log, profiles. Every endpoint needs the scope `admin`.",
         redirect_slashes=False,
         openapi_url="/openapi.json" if runtime.settings.api.docs else None,
         docs_url=None,
@@ -38,8 +39,10 @@ def create_admin_app(public: FastAPI) -> FastAPI:
     add_page(app)
     app.state.runtime = runtime
     app.state.gate = gate
+    app.state.profiling = Profiling()
     errors.install(app)
     app.include_router(access.router)
+    app.include_router(debug.router)
     if gate is None:
         without_security(app)
     # The last one added is the outermost.

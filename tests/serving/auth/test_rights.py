@@ -124,6 +124,9 @@ ROWS = {
     "DELETE /keys/{key_id}": Row("admin", "DELETE", "/keys/000000000000", admin=True),
     "POST /tokens:revoke": Row("admin", "POST", "/tokens:revoke", {"jti": "x"}, admin=True),
     "GET /audit": Row("admin", "GET", "/audit", admin=True),
+    "GET /debug/profile": Row("admin", "GET", "/debug/profile", admin=True),
+    "POST /debug/profile/cpu": Row("admin", "POST", "/debug/profile/cpu?seconds=0.01", admin=True),
+    "POST /debug/profile/memory": Row("admin", "POST", "/debug/profile/memory?seconds=0.01", admin=True),
 }
 
 

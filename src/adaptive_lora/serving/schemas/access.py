@@ -76,7 +76,7 @@ class AuditItem(BaseModel):
     at: datetime
     who: str
     action: AuditAction
-    subject: str = Field(description="a key's id, or a token's jti")
+    subject: str = Field(description="a key's id, a token's jti, or the process that was looked into")
     detail: dict[str, Any]
 
 
