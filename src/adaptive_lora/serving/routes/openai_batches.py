@@ -16,10 +16,9 @@ from adaptive_lora.serving.batches.runner import Runner
 from adaptive_lora.serving.routes.common import ON_GUARDED, as_json, errors
 from adaptive_lora.serving.routes.openai_files import ON_READ, desk_of
 from adaptive_lora.serving.schemas.batches import (
-    MAX_BATCHES_LISTED,
     WINDOW_S,
-    After,
     BatchBody,
+    BatchesQuery,
     BatchId,
     BatchList,
     BatchObject,
@@ -62,14 +61,10 @@ async def create_batch(body: BatchBody, request: Request) -> Response:
 
 
 @router.get("/batches", response_model=BatchList, responses=errors(*ON_READ))
-async def list_batches(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=MAX_BATCHES_LISTED)] = 20,
-    after: After = None,
-) -> Response:
+async def list_batches(query: Annotated[BatchesQuery, Query()], request: Request) -> Response:
     """Your tenant's batches, newest first."""
     desk, tenant = desk_of(request), principal_of(request.scope).tenant
-    page = await desk.call(lambda stores: stores.batches.list(tenant, limit=limit, after=after))
+    page = await desk.call(lambda stores: stores.batches.list(tenant, limit=query.limit, after=query.after))
     return as_json(page_fields(page, batch_fields))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
 
-from adaptive_lora.batches.records import Purpose, StoredFile, new_file_id
+from adaptive_lora.batches.records import StoredFile, new_file_id
 from adaptive_lora.batches.stores import Stores
 from adaptive_lora.errors import InvalidRequest, Unsupported
 from adaptive_lora.serving.auth.guard import needs, principal_of
@@ -21,15 +21,14 @@ from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.record import CLIENT_CLOSED
 from adaptive_lora.serving.routes.common import ON_GUARDED, as_json, errors
 from adaptive_lora.serving.schemas.batches import (
-    MAX_FILES_LISTED,
     MAX_KEPT_S,
     MIN_KEPT_S,
-    After,
     ExpiresAfter,
     FileDeleted,
     FileId,
     FileList,
     FileObject,
+    FilesQuery,
     file_fields,
     page_fields,
 )
@@ -104,18 +103,17 @@ async def create_file(request: Request) -> Response:
 
 
 @router.get("/files", response_model=FileList, responses=errors(*ON_READ))
-async def list_files(
-    request: Request,
-    purpose: Purpose | None = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_FILES_LISTED)] = MAX_FILES_LISTED,
-    order: Literal["asc", "desc"] = "desc",
-    after: After = None,
-) -> Response:
+async def list_files(query: Annotated[FilesQuery, Query()], request: Request) -> Response:
     """Your tenant's files, newest first."""
     desk, tenant = desk_of(request), principal_of(request.scope).tenant
     page = await desk.call(
         lambda stores: stores.files.list(
-            tenant, now=desk.now(), limit=limit, after=after, purpose=purpose, oldest_first=order == "asc"
+            tenant,
+            now=desk.now(),
+            limit=query.limit,
+            after=query.after,
+            purpose=query.purpose,
+            oldest_first=query.order == "asc",
         )
     )
     return as_json(page_fields(page, file_fields))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import Path, Query
-from pydantic import BaseModel, Field, StringConstraints
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from adaptive_lora.batches.records import Batch, Endpoint, Page, Purpose, Status, StoredFile
 from adaptive_lora.serving.schemas.common import Strict, Text
@@ -24,7 +24,6 @@ WINDOW_S = 86_400
 
 FileId = Annotated[str, Path(pattern="^file-[0-9a-f]{32}$")]
 BatchId = Annotated[str, Path(pattern="^batch_[0-9a-f]{32}$")]
-After = Annotated[str | None, Query(max_length=64, description="the last id of the page before")]
 Label = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 LabelText = Annotated[Text, StringConstraints(max_length=512)]
 
@@ -44,6 +43,24 @@ class BatchBody(Strict):
     output_expires_after: ExpiresAfter | None = Field(
         None, description="default, and the most: `batches.retention`"
     )
+
+
+class Paging(BaseModel):
+    """A list's query; unknown parameters are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    after: str | None = Field(None, max_length=64, description="the last id of the page before")
+
+
+class FilesQuery(Paging):
+    purpose: Purpose | None = None
+    limit: int = Field(MAX_FILES_LISTED, ge=1, le=MAX_FILES_LISTED)
+    order: Literal["asc", "desc"] = Field("desc", description="by age, newest first by default")
+
+
+class BatchesQuery(Paging):
+    limit: int = Field(20, ge=1, le=MAX_BATCHES_LISTED)
 
 
 class FileObject(BaseModel):
