@@ -19,6 +19,7 @@ from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.binding import allow_open_files, bind, check_bind, url_of
 from adaptive_lora.serving.connection import KEEP_ALIVE_S, BoundedConnection, look_at
+from adaptive_lora.serving.drain import LAST_WORDS_S
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.logging import configure_logging
@@ -27,8 +28,8 @@ _log = logging.getLogger(__name__)
 
 TICKS_PER_S = 10
 """Of uvicorn's main loop."""
-LINGER_S = 1.0
-"""How long clients may take to read what was sent last; then their connections are cut."""
+LINGER_S = 10.0
+"""How long clients may take to read what was sent last, if there is as much time; then they are cut off."""
 MAX_ADMIN_CONNECTIONS = 64
 MAX_STOP_S = 5.0
 """What is kept of the grace period for the engine's own end; at most a fifth of it."""
@@ -37,13 +38,18 @@ MAX_STOP_S = 5.0
 class _Server(uvicorn.Server):
     """Ends its connections for certain: who does not read does not keep the process."""
 
+    ends_at: float | None = None
+    """When they must have ended, on the event loop's clock."""
+
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_S == 0:
             look_at(self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        cut = asyncio.get_running_loop().call_later(LINGER_S, self._cut_connections)
+        loop = asyncio.get_running_loop()
+        linger_until = loop.time() + (0.0 if self.force_exit else LINGER_S)
+        cut = loop.call_at(min(linger_until, self.ends_at or linger_until), self._cut_connections)
         try:
             await super().shutdown(sockets)
         finally:
@@ -86,6 +92,7 @@ class _Main(_Server):
         try:
             await super().serve(sockets)
         finally:
+            self.beside.ends_at = self.ends_at
             self.beside.should_exit = True
             await other
 
@@ -95,14 +102,19 @@ class _Main(_Server):
         else:
             self.force_exit = True
             self._runtime.drain.hurry()
+            if self.should_exit:  # connections alone are waited for
+                self._cut_connections()
 
     async def _drain(self, sig: int) -> None:
         api = self._runtime.settings.api
-        wait_s = 0.0 if sig == signal.SIGINT else api.drain_seconds
-        stop_s = min(MAX_STOP_S, api.grace_seconds / 5)
+        answering_s = api.grace_seconds - min(MAX_STOP_S, api.grace_seconds / 5)
+        wait_s = 0.0 if sig == signal.SIGINT else min(api.drain_seconds, answering_s)
+        self.ends_at = self._loop.time() + answering_s + LAST_WORDS_S
         self._runtime.leave()
-        await self._runtime.drain.run(wait_s=wait_s, finish_s=api.grace_seconds - wait_s - stop_s)
-        self.should_exit = True
+        try:
+            await self._runtime.drain.run(wait_s=wait_s, finish_s=answering_s - wait_s)
+        finally:
+            self.should_exit = True
 
 
 def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = None) -> int:
