@@ -29,6 +29,7 @@ from adaptive_lora.serving.routes.common import (
     runtime_of,
     streamed,
 )
+from adaptive_lora.serving.routes.direct import DirectRoute
 from adaptive_lora.serving.runtime import as_prompt
 from adaptive_lora.serving.sampling import to_sampling
 from adaptive_lora.serving.schemas.generate import (
@@ -45,7 +46,7 @@ from adaptive_lora.serving.stream import open_stream, sse
 from adaptive_lora.telemetry.logging import request_id_var
 from adaptive_lora.types import GenerateRequest, Prompt, TokenChunk, Usage
 
-router = APIRouter(tags=["generate"], dependencies=[needs("generate")])
+router = APIRouter(tags=["generate"], dependencies=[needs("generate")], route_class=DirectRoute)
 
 
 @router.post(

@@ -19,11 +19,12 @@ from adaptive_lora.serving.routes.common import (
     runtime_of,
     streamed,
 )
+from adaptive_lora.serving.routes.direct import DirectRoute
 from adaptive_lora.serving.schemas.openai import ChatBody
 from adaptive_lora.serving.schemas.openai_answers import ChatAnswer
 from adaptive_lora.serving.stream import open_stream
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[needs("generate")])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[needs("generate")], route_class=DirectRoute)
 
 
 @router.post(

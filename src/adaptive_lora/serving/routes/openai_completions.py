@@ -20,11 +20,12 @@ from adaptive_lora.serving.routes.common import (
     runtime_of,
     streamed,
 )
+from adaptive_lora.serving.routes.direct import DirectRoute
 from adaptive_lora.serving.schemas.openai import CompletionBody
 from adaptive_lora.serving.schemas.openai_answers import CompletionAnswer
 from adaptive_lora.serving.stream import open_stream
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[needs("generate")])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[needs("generate")], route_class=DirectRoute)
 
 
 @router.post(
