@@ -8,9 +8,10 @@ import json
 import random
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 SMALL_BUFFER = 2_048
+SLOW_S = 20.0
 HOLD_S = 40.0
 """How long a reader who reads nothing stays: longer than the server's patience."""
 
@@ -23,17 +24,17 @@ class RawClients:
         self._token = token
 
     async def slow_reader(self, rng: random.Random) -> str:
-        """Reads a stream a few bytes at a time, in a small window; for at most some seconds."""
+        """Reads a stream a few bytes at a time, in a small window, and leaves after some seconds: the kernel
+        may send such a client the next bytes a minute later."""
         async with self._connection() as (reader, writer):
             writer.write(self._head("/generate", self._stream(rng)))
-            n_bytes = 0
-            for _ in range(rng.randint(10, 60)):
-                piece = await reader.read(64)
-                if not piece:
-                    break
-                n_bytes += len(piece)
-                await asyncio.sleep(rng.uniform(0, 0.3))
-            return "read" if n_bytes else "closed"
+            if not await reader.read(64):
+                return "closed"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rng.uniform(1, SLOW_S)):
+                    while await reader.read(64):
+                        await asyncio.sleep(rng.uniform(0, 0.3))
+            return "read"
 
     async def no_reader(self, rng: random.Random) -> str:
         """Asks for one stream after another, and reads none of them."""
