@@ -97,7 +97,7 @@ def test_a_file_that_a_batch_has_to_read_stays(stores: Stores) -> None:
     long_after = file.expires_at + DRAFT_GRACE + DAY
     assert stores.files.overdue(now=long_after) == ()
     stores.runs.claim(batch.id, "a", now=NOW, until=NOW)
-    stores.runs.end(batch.id, "a", "cancelled", now=NOW)
+    stores.runs.end(batch.id, "a", "cancelled", now=NOW, n_requests=0, n_failed=0)
     assert stores.files.overdue(now=long_after) == (file.id,)
     with pytest.raises(NotFound):
         stores.files.withdraw("other", file.id, now=NOW)

@@ -54,7 +54,7 @@ def test_only_so_many_may_wait(stores: Stores) -> None:
     with pytest.raises(QuotaExceeded, match="max_unfinished"):
         stores.batches.add(batch_of(file), now=NOW, max_unfinished=1)
     stores.runs.claim(first.id, "a", now=NOW, until=NOW)
-    stores.runs.end(first.id, "a", "failed", now=NOW)
+    stores.runs.end(first.id, "a", "failed", now=NOW, n_requests=0, n_failed=0)
     stores.batches.add(batch_of(file), now=NOW, max_unfinished=1)
 
 
@@ -64,7 +64,7 @@ def test_the_oldest_that_have_ended_make_room(stores: Stores, monkeypatch: pytes
     added_ = [stores.batches.add(batch_of(file), now=later(seconds=i), max_unfinished=9) for i in range(3)]
     for batch in added_[1:]:
         stores.runs.claim(batch.id, "a", now=NOW, until=NOW)
-        stores.runs.end(batch.id, "a", "cancelled", now=NOW)
+        stores.runs.end(batch.id, "a", "cancelled", now=NOW, n_requests=0, n_failed=0)
     fourth = stores.batches.add(batch_of(file), now=later(seconds=3), max_unfinished=9)
     left = [batch.id for batch in stores.batches.list("acme", limit=9).items]
     assert left == [fourth.id, added_[2].id, added_[0].id], "what has not ended stays"
@@ -108,7 +108,7 @@ def test_who_gives_no_sign_of_life_loses_its_batch_and_writes_nothing_more(store
     with pytest.raises(LeaseLost):
         stores.runs.advance(batch.id, "a", "in_progress", "finalizing", now=NOW, n_requests=3)
     with pytest.raises(LeaseLost):
-        stores.runs.end(batch.id, "a", "completed", now=NOW)
+        stores.runs.end(batch.id, "a", "completed", now=NOW, n_requests=3, n_failed=0)
     stores.runs.release(batch.id, "a")
     stores.runs.record(batch.id, "b", [Result(1, "from b"), Result(2, "2", is_error=True)])
     assert list(stores.runs.results(batch.id, is_error=False)) == [(0, "0"), (1, "from b")]
@@ -139,7 +139,7 @@ def test_the_end_shows_the_files_and_clears_the_checkpoint(stores: Stores) -> No
     stores.runs.record(batch.id, "a", [Result(0, "0")])
     output = file_of(purpose="batch_output")
     stores.files.draft(output)
-    stores.runs.end(batch.id, "a", "expired", now=later(hours=1), n_unanswered=4, output=output)
+    stores.runs.end(batch.id, "a", "expired", now=later(hours=1), n_requests=5, n_failed=4, output=output)
     ended = stores.batches.get("acme", batch.id)
     assert (ended.status, ended.output_file_id, ended.error_file_id) == ("expired", output.id, None)
     assert (ended.n_completed, ended.n_failed, ended.ended_at) == (1, 4, later(hours=1))

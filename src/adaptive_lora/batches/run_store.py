@@ -138,18 +138,20 @@ class RunStore:
         ending: Ending,
         *,
         now: datetime,
-        n_unanswered: int = 0,
+        n_requests: int,
+        n_failed: int,
         errors: Sequence[Mapping[str, Any]] | None = None,
         output: StoredFile | None = None,
         error_file: StoredFile | None = None,
     ) -> None:
-        """The end: its files, whose content is put, are seen from now on; the checkpoint goes. Raises
-        LeaseLost."""
+        """The end: its files, whose content is put, are seen from now on; the checkpoint goes. `n_failed`
+        counts what was not answered, too. Raises LeaseLost."""
         change = {
             "status": ending,
             "ended_at": now,
             "errors": None if errors is None else [dict(error) for error in errors],
-            "n_failed": batches.c.n_failed + n_unanswered,
+            "n_requests": n_requests,
+            "n_failed": n_failed,
             "output_file_id": output and output.id,
             "error_file_id": error_file and error_file.id,
             "holder": None,

@@ -18,7 +18,8 @@ from adaptive_lora.adapters.registry_database import Database, sqlite_url
 from adaptive_lora.adapters.registry_tables import batch_results, batches, files
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import AdaptiveLoraError, DeadlineExceeded, EngineError, Overloaded, WorkerLost
-from adaptive_lora.serving.batches import run
+from adaptive_lora.serving.batches import waiting
+from adaptive_lora.serving.batches.items import MAX_TRIES
 from adaptive_lora.types import GenerateRequest, TokenChunk
 from tests.serving.batches.conftest import (
     OpenClient,
@@ -55,8 +56,8 @@ class Faulty(FakeEngine):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(run, "MAX_WAIT_S", 0.05)
+    monkeypatch.setattr(waiting, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(waiting, "MAX_WAIT_S", 0.05)
 
 
 async def test_what_passes_is_waited_for(open_client: OpenClient) -> None:
@@ -73,11 +74,11 @@ async def test_what_passes_is_waited_for(open_client: OpenClient) -> None:
 async def test_a_request_that_the_engine_fails_at_again_and_again_is_an_error(
     open_client: OpenClient,
 ) -> None:
-    engine = Faulty(*[WorkerLost("gone")] * run.MAX_TRIES)
+    engine = Faulty(*[WorkerLost("gone")] * MAX_TRIES)
     async with open_client(engine=engine, batches={"max_in_flight": 1}) as client:
         done = await ended(client, (await start(client, chats(2))).id)
         failed = await read(client, done.error_file_id)
-    assert engine.n_asked == run.MAX_TRIES + 1
+    assert engine.n_asked == MAX_TRIES + 1
     (error,) = failed.values()
     assert (error["response"]["status_code"], error["response"]["body"]["error"]["code"]) == (
         503,
@@ -143,7 +144,31 @@ async def test_a_batch_that_nobody_has_run_expires(build: Build) -> None:
     app.state.desk.now = lambda: datetime.now(UTC) + timedelta(hours=25)
     async with running(app) as client:
         done = await ended(client, batch.id)
-    assert (done.status, done.output_file_id, done.error_file_id) == ("expired", None, None)
+        failed = await read(client, done.error_file_id)
+    assert (done.status, done.output_file_id) == ("expired", None)
+    assert {name: each["error"]["code"] for name, each in failed.items()} == dict.fromkeys(
+        ("item-0", "item-1"), "batch_expired"
+    )
+    assert done.request_counts is not None
+    assert (done.request_counts.total, done.request_counts.failed) == (2, 2)
+
+
+async def test_what_has_expired_while_no_gateway_ran_has_its_lines_too(build: Build) -> None:
+    async with running(build(engine=FakeEngine(delay_s=0.01), batches={"max_in_flight": 1})) as client:
+        batch = await start(client, chats(40))
+        await until_done(client, batch.id, 3)
+    app = build(engine=FakeEngine())
+    app.state.desk.now = lambda: datetime.now(UTC) + timedelta(hours=25)
+    async with running(app) as client:
+        done = await ended(client, batch.id)
+        answers = await read(client, done.output_file_id)
+        failed = await read(client, done.error_file_id)
+    counts = done.request_counts
+    assert counts is not None
+    assert (done.status, counts.total) == ("expired", 40)
+    assert (counts.completed, counts.failed) == (len(answers), len(failed))
+    assert answers.keys() | failed.keys() == {f"item-{i}" for i in range(40)}
+    assert len(answers) + len(failed) == 40
 
 
 async def test_files_and_ended_batches_go_when_their_time_is_up(build: Build, state_home: Path) -> None:

@@ -15,6 +15,7 @@ from adaptive_lora.batches.records import Endpoint, Result
 from adaptive_lora.errors import (
     AdaptiveLoraError,
     BudgetSpent,
+    DeadlineExceeded,
     EngineDead,
     EngineError,
     EngineNotReady,
@@ -45,16 +46,26 @@ MAX_TRIES: Final = 5
 """Of a request that the engine fails at; for the engine, or for room, it waits as long as the batch may."""
 
 _encode = msgspec.json.encode
-_LATER = (RateLimited, Overloaded, EngineNotReady, EngineDead, ShuttingDown, RegistryUnavailable)
+_LATER = (
+    RateLimited,
+    Overloaded,
+    EngineNotReady,
+    EngineDead,
+    ShuttingDown,
+    RegistryUnavailable,
+    DeadlineExceeded,
+)
+"""The last: its deadline is the batch's, which ends by itself."""
 
 
-@dataclass(frozen=True, slots=True)
 class TryLater(Exception):
-    """Nothing is wrong with the request."""
+    """Nothing is wrong with the request. `counts`: the engine has tried, and tries no more than MAX_TRIES
+    times."""
 
-    error: AdaptiveLoraError
-    counts: bool
-    """Whether the engine has tried: not more than MAX_TRIES times."""
+    def __init__(self, error: AdaptiveLoraError, *, counts: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.counts = counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,16 +23,16 @@ UNANSWERED: Final = {
 
 def write_files(
     stores: Stores, batch: Batch, ending: Ending, source: InputFile | None, *, now: datetime, keep_s: float
-) -> tuple[StoredFile | None, StoredFile | None, int]:
-    """The output and the error file, put but not yet seen, None without a line; and how many requests the
-    error file has that were not answered. `source` is None if it cannot be read any more. Blocks."""
+) -> tuple[StoredFile | None, StoredFile | None]:
+    """The output and the error file, put but not yet seen; None without a line. `source` is None if it
+    cannot be read any more: then requests that were not answered have no line. Blocks."""
     unanswered: list[int] = []
-    if ending != "completed" and source is not None and batch.n_requests:
+    if ending != "completed" and source is not None:
         unanswered = sorted(set(range(len(source))) - stores.runs.done(batch.id))
     output = _write(stores, batch, "output", _answers(stores, batch, is_error=False), now, keep_s)
     failures = _failures(stores, batch, ending, source, unanswered)
     error_file = _write(stores, batch, "errors", failures, now, keep_s)
-    return output, error_file, len(unanswered)
+    return output, error_file
 
 
 def _answers(stores: Stores, batch: Batch, *, is_error: bool) -> Iterator[str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -21,10 +20,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from adaptive_lora.batches.records import Batch
+from adaptive_lora.batches.records import Batch, Result
 from adaptive_lora.batches.run_store import Ending, LeaseLost
 from adaptive_lora.batches.stores import Stores
-from adaptive_lora.errors import AdaptiveLoraError, NotFound, RateLimited, StorageError, Unauthenticated
+from adaptive_lora.errors import AdaptiveLoraError, NotFound, RegistryUnavailable, Unauthenticated
 from adaptive_lora.serving.auth.gate import Gate
 from adaptive_lora.serving.batches.callers import Caller
 from adaptive_lora.serving.batches.checkpoint import Checkpoint
@@ -32,14 +31,13 @@ from adaptive_lora.serving.batches.desk import Desk
 from adaptive_lora.serving.batches.items import MAX_TRIES, Answering, TryLater
 from adaptive_lora.serving.batches.lines import InputFile, Refused
 from adaptive_lora.serving.batches.outcome import write_files
+from adaptive_lora.serving.batches.waiting import patiently, wait_s
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.telemetry.batches import BatchMetrics
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-FIRST_WAIT_S: Final = 0.5
-MAX_WAIT_S: Final = 30.0
 SIGNS_OF_LIFE: Final = 3
 """In the time after which another gateway takes over."""
 RELEASE_TIMEOUT_S: Final = 1.0
@@ -130,18 +128,14 @@ class Run:
     async def _keep(self, check: Callable[[], Awaitable[None]]) -> None:
         takeover_s = self._desk.settings.batches.takeover
         while True:
-            try:
+            # While the database is away it goes on: if somebody takes the batch over, no write will succeed.
+            with suppress(AdaptiveLoraError):
                 await check()
-            except Unauthenticated as error:
-                what = {"code": "credential_invalid", "message": error.message, "param": None, "line": None}
-                raise _End("failed", [what]) from None
-            except AdaptiveLoraError:
-                pass  # the database is away: if somebody takes the batch over meanwhile, it will say so
             left_s = (self._batch.expires_at - self._desk.now()).total_seconds()
-            wait_s = takeover_s / SIGNS_OF_LIFE
+            pause_s = takeover_s / SIGNS_OF_LIFE
             self._look_again.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s, left_s) if left_s > 0 else wait_s):
+                async with asyncio.timeout(min(pause_s, left_s) if left_s > 0 else pause_s):
                     await self._look_again.wait()
 
     async def _hold(self) -> None:
@@ -151,7 +145,7 @@ class Run:
         )
 
     async def _check(self) -> None:
-        """Raises _End if it should not go on; Unauthenticated, if for its credential."""
+        """Raises _End if it should not go on."""
         await self._hold()
         if self._batch.status == "cancelling":
             raise _End("cancelled")
@@ -159,31 +153,39 @@ class Run:
             return  # all is answered
         if self._desk.now() >= self._batch.expires_at:
             raise _End("expired")
-        if self._gate is not None:
+        self._check_credential()
+
+    def _check_credential(self) -> None:
+        """Raises _End if it is good no more, RegistryUnavailable if that cannot be known. From memory."""
+        if self._gate is None:
+            return
+        try:
             self._gate.check_still(self._caller.principal)
+        except Unauthenticated as error:
+            what = {"code": "credential_invalid", "message": error.message, "param": None, "line": None}
+            raise _End("failed", [what]) from None
 
     async def _open(self) -> InputFile:
         """Raises _End if the file is no batch's input."""
-        batch, settings = self._batch, self._desk.settings
-
-        def open_file(stores: Stores) -> InputFile:
-            size = stores.files.size_of(batch.input_file_id)
-            path = stores.contents.fetch(batch.input_file_id, size)
-            return InputFile(
-                path,
-                batch.endpoint,
-                max_requests=settings.batches.max_requests,
-                max_line_bytes=settings.api.max_body_bytes,
-            )
-
         try:
-            return await self._patiently(lambda: self._desk.call(open_file))
+            return await self._patiently(lambda: self._desk.call(self._open_file))
         except Refused as refusal:
             raise _End("failed", refusal.errors) from None
         except NotFound:
             message = "the content of the input file is gone"
             error = {"code": "input_file_gone", "message": message, "param": "input_file_id", "line": None}
             raise _End("failed", [error]) from None
+
+    def _open_file(self, stores: Stores) -> InputFile:
+        """Blocks. Raises Refused, and what reading the file raises."""
+        settings = self._desk.settings
+        size = stores.files.size_of(self._batch.input_file_id)
+        return InputFile(
+            stores.contents.fetch(self._batch.input_file_id, size),
+            self._batch.endpoint,
+            max_requests=settings.batches.max_requests,
+            max_line_bytes=settings.api.max_body_bytes,
+        )
 
     async def _answer_all(self, source: InputFile) -> None:
         await self._advance("validating", "in_progress", len(source))
@@ -210,25 +212,29 @@ class Run:
     async def _work(self, source: InputFile, left: Iterator[int]) -> None:
         answering = Answering(self._runtime, self._caller, self._batch.endpoint)
         for index in left:
-            n_tries = n_waits = 0
-            while True:
-                wait_s = None
-                async with self._places:
-                    line = await self._desk.run(partial(source.read, index))
-                    try:
-                        result = await answering.answer(
-                            line, index, deadline=self._deadline(), is_last_try=n_tries + 1 >= MAX_TRIES
-                        )
-                    except TryLater as later:
-                        n_tries += later.counts
-                        wait_s = _wait_s(later.error, n_waits)
-                if wait_s is None:
-                    break
-                n_waits += 1
-                self._metrics.item("retried")
-                await asyncio.sleep(wait_s)
+            result = await self._answer(answering, source, index)
             await self._patiently(partial(self._checkpoint.add, result))
             self._metrics.item("failed" if result.is_error else "completed")
+
+    async def _answer(self, answering: Answering, source: InputFile, index: int) -> Result:
+        """The answer to one request, however long that takes."""
+        n_tries = n_waits = 0
+        while True:
+            try:
+                async with self._places:
+                    self._check_credential()
+                    line = await self._desk.run(partial(source.read, index))
+                    return await answering.answer(
+                        line, index, deadline=self._deadline(), is_last_try=n_tries + 1 >= MAX_TRIES
+                    )
+            except TryLater as later:
+                n_tries += later.counts
+                seconds = wait_s(later.error, n_waits)
+            except RegistryUnavailable as error:
+                seconds = wait_s(error, n_waits)
+            n_waits += 1
+            self._metrics.item("retried")
+            await asyncio.sleep(seconds)
 
     def _deadline(self) -> float:
         """The window's end, on the event loop's clock: what is asked for in a batch has that long."""
@@ -239,17 +245,25 @@ class Run:
         await self._checkpoint.settle()
         now, batches = self._desk.now(), self._desk.settings.batches
         keep_s = min(self._batch.output_seconds or batches.retention, batches.retention)
+        until = now + timedelta(seconds=batches.takeover)
 
         def finish(stores: Stores) -> None:
-            output, error_file, n_unanswered = write_files(
-                stores, self._batch, end.ending, source, now=now, keep_s=keep_s
-            )
+            batch = stores.runs.hold(self._batch.id, self._holder, until=until)
+            with ExitStack() as stack:
+                known = source
+                is_input = end.ending != "failed" or batch.n_requests > 0
+                if known is None and is_input:  # it ended before its file was opened
+                    with suppress(AdaptiveLoraError, Refused):
+                        known = stack.enter_context(self._open_file(stores))
+                output, error_file = write_files(stores, batch, end.ending, known, now=now, keep_s=keep_s)
+                n_requests = batch.n_requests if known is None else len(known)
             stores.runs.end(
-                self._batch.id,
+                batch.id,
                 self._holder,
                 end.ending,
                 now=now,
-                n_unanswered=n_unanswered,
+                n_requests=n_requests,
+                n_failed=n_requests - batch.n_completed,
                 errors=end.errors,
                 output=output,
                 error_file=error_file,
@@ -260,19 +274,7 @@ class Run:
         _log.info("%s: %s", self._batch.id, end.ending)
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
-        """`work`, again and again while database or storage are away or full."""
-        n_waits = 0
-        while True:
-            try:
-                return await work()
-            except AdaptiveLoraError as error:
-                if not error.retryable and not isinstance(error, StorageError):
-                    raise
-                if n_waits == 0:
-                    _log.warning("%s waits: %s", self._batch.id, error.message)
-                wait_s = _wait_s(error, n_waits)
-            n_waits += 1
-            await asyncio.sleep(wait_s)
+        return await patiently(self._batch.id, work)
 
     async def _let_go(self) -> None:
         try:
@@ -304,11 +306,3 @@ def _leaves(error: Exception) -> Iterator[Exception]:
         return
     for each in error.exceptions:
         yield from _leaves(each)
-
-
-def _wait_s(error: AdaptiveLoraError, n_waits: int) -> float:
-    """Longer each time, and never at the same moment as others."""
-    wait_s = float(min(FIRST_WAIT_S * 2 ** min(n_waits, 10), MAX_WAIT_S))
-    if isinstance(error, RateLimited):
-        wait_s = max(wait_s / 4, min(error.retry_after_s, MAX_WAIT_S))
-    return wait_s * random.uniform(0.8, 1.2)
