@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from starlette.types import Scope
 
@@ -45,6 +46,7 @@ class ClientAddresses:
         return any(address in network for network in self._trusted)
 
 
+@lru_cache(maxsize=4096)
 def _parsed(text: str) -> _Address | None:
     """An address, also as "[v6]:port", "v4:port" and IPv4 written as IPv6."""
     text = text.strip()

@@ -49,15 +49,18 @@ def create_app(
     *,
     engine: Engine | None = None,
     router: Routes | None = None,
+    on_ready: Callable[[], None] | None = None,
     on_failure: Callable[[], None] | None = None,
 ) -> FastAPI:
     """Build the application. What is not given is built from `settings` when the application starts, in the
-    background: it is live at once, and ready later. `on_failure` is called once if it can never serve, or no
-    more.
+    background: it is live at once, and ready later. `on_ready` is called once, before it serves; `on_failure`
+    is called once if it can never serve, or no more.
     """
     metrics = Metrics()
     gate = Gate.of(settings)
-    runtime = Runtime(settings, metrics, engine=engine, router=router, on_failure=on_failure)
+    runtime = Runtime(
+        settings, metrics, engine=engine, router=router, on_ready=on_ready, on_failure=on_failure
+    )
     desk = Desk(settings)
     runner = Runner(desk, runtime, gate)
 

@@ -85,6 +85,7 @@ class Runtime:
         *,
         engine: Engine | None = None,
         router: Routes | None = None,
+        on_ready: Callable[[], None] | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -111,6 +112,7 @@ class Runtime:
         self._cache: AnswerCache | None = None
         self._engine = engine
         self._router = router
+        self._on_ready = on_ready
         self._on_failure = on_failure
         self._registry: Registry | None = None
         self._fleet: Fleet | None = None
@@ -324,6 +326,8 @@ class Runtime:
             compositions=compositions,
         )
         self._tasks.append(asyncio.create_task(self._guarded(fleet.watch)))
+        if self._on_ready is not None:
+            self._on_ready()
         self._enter("ready", "serving")
         _log.info(
             "ready; base model %s; agents: %s", self.base_model, ", ".join(fleet.view.versions) or "none"
