@@ -32,7 +32,7 @@ class RawClients:
                 return "closed"
             with suppress(TimeoutError):
                 async with asyncio.timeout(rng.uniform(1, SLOW_S)):
-                    while await reader.read(64):
+                    while await reader.read(64):  # noqa: ASYNC110
                         await asyncio.sleep(rng.uniform(0, 0.3))
             return "read"
 
