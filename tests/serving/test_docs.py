@@ -42,8 +42,11 @@ def test_every_field_of_generate_and_every_error_code_is_described() -> None:
 
 def test_every_metric_is_described_and_exists() -> None:
     metrics = Metrics()
-    metrics.engine.stats = EngineStats(1, 2, kv_cache_usage=0.5, gpu_memory_usage=0.5, loaded_adapters=4)
+    metrics.engine.stats = EngineStats(
+        1, 2, 0.5, 0.5, loaded_adapters=4, n_preemptions=0, workers={"usable": 1, "away": 0}
+    )
     metrics.redis.closed()
+    metrics.spans.up.is_up = True
     described = set(re.findall(r"^\| `(\w+)` \|", (REFERENCE / "metrics.md").read_text(), re.MULTILINE))
     families = list(metrics.registry.collect())
     existing = {f.name + ("_total" if f.type == "counter" else "") for f in families}

@@ -8,7 +8,20 @@ from tests.serving.auth.conftest import OpenGateway
 from tests.serving.auth.signing import bearer, token
 
 LABELS = frozenset(
-    {"agent", "code", "event", "generation", "kind", "le", "outcome", "priority", "reason", "result", "route"}
+    {
+        "agent",
+        "code",
+        "event",
+        "generation",
+        "kind",
+        "le",
+        "outcome",
+        "phase",
+        "priority",
+        "reason",
+        "result",
+        "route",
+    }
     | {"status", "version", "where", "implementation", "major", "minor", "patchlevel"}
 )
 """Each of them has a bounded number of values; a new one is to be thought about first."""
