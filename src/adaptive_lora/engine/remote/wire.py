@@ -16,7 +16,7 @@ without either was cut. An error is `{"error": {"code", "message"}}`, in a strea
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -137,22 +137,19 @@ async def read_chunks(body: AsyncIterator[bytes]) -> AsyncGenerator[TokenChunk, 
 def join_chunks(chunks: Iterable[TokenChunk]) -> Iterator[TokenChunk]:
     """As few chunks as say the same: neighbours of one choice become one, so that all who pass it on do it
     once. An error that ends `chunks` comes after what was before it."""
-    last: TokenChunk | None = None
+    group: list[TokenChunk] = []
     try:
         for chunk in chunks:
-            if last is None:
-                last = chunk
-            elif _go_together(last, chunk):
-                last = _joined(last, chunk)
-            else:
-                yield last
-                last = chunk
+            if group and not _go_together(group[-1], chunk):
+                yield _joined(group)
+                group = []
+            group.append(chunk)
     except Exception:
-        if last is not None:
-            yield last
+        if group:
+            yield _joined(group)
         raise
-    if last is not None:
-        yield last
+    if group:
+        yield _joined(group)
 
 
 def _go_together(first: TokenChunk, second: TokenChunk) -> bool:
@@ -160,17 +157,20 @@ def _go_together(first: TokenChunk, second: TokenChunk) -> bool:
     return first.index == second.index and first.finish_reason is None and second.finish_reason != "abort"
 
 
-def _joined(first: TokenChunk, second: TokenChunk) -> TokenChunk:
-    logprobs = second.logprobs
-    if first.logprobs is not None:
-        logprobs = first.logprobs + (logprobs or ())
+def _joined(group: Sequence[TokenChunk]) -> TokenChunk:
+    first, last = group[0], group[-1]
+    if first is last:
+        return first
+    logprobs = None
+    if any(chunk.logprobs is not None for chunk in group):
+        logprobs = tuple(entry for chunk in group for entry in chunk.logprobs or ())
     return TokenChunk(
-        first.index,
-        first.text + second.text,
-        first.n_tokens + second.n_tokens,
-        second.n_prompt_tokens,
+        last.index,
+        "".join([chunk.text for chunk in group]),
+        sum([chunk.n_tokens for chunk in group]),
+        last.n_prompt_tokens,
         logprobs,
-        second.finish_reason,
+        last.finish_reason,
     )
 
 
