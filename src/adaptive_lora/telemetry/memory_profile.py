@@ -31,8 +31,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class MemoryProfile:
-    """`lines`: the largest first. `traced_bytes` is what all lines keep, `overhead_bytes` what tracing took.
-    """
+    """`lines`: the largest first. `traced_bytes`: what all lines keep; `overhead_bytes`: what it took."""
 
     lines: tuple[Line, ...]
     traced_bytes: int
