@@ -188,13 +188,16 @@ async def _read_to_the_end(response: aiohttp.ClientResponse) -> None:
 @asynccontextmanager
 async def _place(places: asyncio.Semaphore) -> AsyncIterator[None]:
     """One of a limited number of connections. Raises WorkerFailed if none becomes free in time."""
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S if places.locked() else None):
-            await places.acquire()
-    except TimeoutError:
-        raise WorkerFailed(
-            "all connections to it are in use (workers.max_connections)", blameless=True
-        ) from None
+    if places.locked():
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await places.acquire()
+        except TimeoutError:
+            raise WorkerFailed(
+                "all connections to it are in use (workers.max_connections)", blameless=True
+            ) from None
+    else:
+        await places.acquire()
     try:
         yield
     finally:
