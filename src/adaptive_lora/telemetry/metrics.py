@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -34,6 +36,8 @@ from adaptive_lora.telemetry.spans import SpanMetrics
 from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per series, which nobody reads
+
+M = TypeVar("M", Counter, Histogram)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -112,30 +116,36 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self._requests = Counter(
-            "api_requests",
-            "Requests by outcome: success, error (status 400 and above, or a broken stream), aborted",
-            ["route", "status", "code"],
-            registry=self.registry,
+        self._requests = _series(
+            Counter(
+                "api_requests",
+                "Requests by outcome: success, error (status 400 and above, or a broken stream), aborted",
+                ["route", "status", "code"],
+                registry=self.registry,
+            )
         )
-        self._latency = Histogram(
-            "api_request_latency_seconds",
-            "From the request's arrival to the last byte of its answer",
-            ["route"],
-            buckets=REQUEST_SECONDS,
-            registry=self.registry,
+        self._latency = _series(
+            Histogram(
+                "api_request_latency_seconds",
+                "From the request's arrival to the last byte of its answer",
+                ["route"],
+                buckets=REQUEST_SECONDS,
+                registry=self.registry,
+            )
         )
-        self._decisions = Counter(
-            "router_decisions", "Routing decisions", ["agent", "reason"], registry=self.registry
+        self._decisions = _series(
+            Counter("router_decisions", "Routing decisions", ["agent", "reason"], registry=self.registry)
         )
         self._routing = Histogram(
             "router_latency_seconds", "Time to decide", buckets=ROUTING_SECONDS, registry=self.registry
         )
-        self._agent_requests = Counter(
-            "lora_requests",
-            "Generations by agent and outcome: done, error, aborted",
-            ["agent", "outcome"],
-            registry=self.registry,
+        self._agent_requests = _series(
+            Counter(
+                "lora_requests",
+                "Generations by agent and outcome: done, error, aborted",
+                ["agent", "outcome"],
+                registry=self.registry,
+            )
         )
         self._version_requests = Counter(
             "lora_version_requests",
@@ -143,41 +153,48 @@ class Metrics:
             ["agent", "version", "outcome"],
             registry=self.registry,
         )
-        self._agent_errors = Counter(
-            "lora_request_errors",
-            "Failed generations by error code",
-            ["agent", "code"],
-            registry=self.registry,
+        self._version_series = cache(self._version_requests.labels)
+        self._agent_errors = _series(
+            Counter(
+                "lora_request_errors",
+                "Failed generations by error code",
+                ["agent", "code"],
+                registry=self.registry,
+            )
         )
-        self._ttft = Histogram(
-            "lora_time_to_first_token_seconds",
-            "From the decision to the first token, queue included",
-            ["agent"],
-            buckets=TTFT_SECONDS,
-            registry=self.registry,
+        self._ttft = _series(
+            Histogram(
+                "lora_time_to_first_token_seconds",
+                "From the decision to the first token, queue included",
+                ["agent"],
+                buckets=TTFT_SECONDS,
+                registry=self.registry,
+            )
         )
-        self._itl = Histogram(
-            "lora_inter_token_latency_seconds",
-            "Time per token after the first one of a choice",
-            ["agent"],
-            buckets=TOKEN_SECONDS,
-            registry=self.registry,
+        self._itl = _series(
+            Histogram(
+                "lora_inter_token_latency_seconds",
+                "Time per token after the first one of a choice",
+                ["agent"],
+                buckets=TOKEN_SECONDS,
+                registry=self.registry,
+            )
         )
-        self._prompt_tokens = Counter(
-            "lora_prompt_tokens", "Tokens of prompts", ["agent"], registry=self.registry
+        self._prompt_tokens = _series(
+            Counter("lora_prompt_tokens", "Tokens of prompts", ["agent"], registry=self.registry)
         )
-        self._completion_tokens = Counter(
-            "lora_completion_tokens", "Tokens generated", ["agent"], registry=self.registry
+        self._completion_tokens = _series(
+            Counter("lora_completion_tokens", "Tokens generated", ["agent"], registry=self.registry)
         )
 
     def request(self, *, route: str, status: str, code: int, seconds: float) -> None:
         """Count one HTTP request. `route` is a template; `status` success, error or aborted."""
-        self._requests.labels(route, status, str(code)).inc()
-        self._latency.labels(route).observe(seconds)
+        self._requests(route, status, str(code)).inc()
+        self._latency(route).observe(seconds)
 
     def routed(self, decision: RouteDecision, *, seconds: float) -> None:
         """Count one decision of the router; an abstention is the reason "abstained"."""
-        self._decisions.labels(decision.agent, decision.reason).inc()
+        self._decisions(decision.agent, decision.reason).inc()
         self._routing.observe(seconds)
 
     def meter(self, agent: str, version: str, *, started: float) -> AgentMeter:
@@ -189,10 +206,16 @@ class Metrics:
         for outcome in OUTCOMES:
             with contextlib.suppress(KeyError):
                 self._version_requests.remove(agent, version, outcome)
+        self._version_series.cache_clear()
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _series(metric: M) -> Callable[..., M]:
+    """From label values to the metric's series, which are few: looking one up costs more than counting."""
+    return cache(metric.labels)
 
 
 class AgentMeter:
@@ -208,14 +231,14 @@ class AgentMeter:
         self._first = True
         self._n_tokens = 0
         self._last: dict[int, float] = {}
-        self._itl = metrics._itl.labels(agent)
+        self._itl = metrics._itl(agent)
 
     def chunk(self, chunk: TokenChunk) -> None:
         now = time.perf_counter()
         if self._first:
             self._first = False
-            self._metrics._ttft.labels(self._agent).observe(now - self._started)
-            self._metrics._prompt_tokens.labels(self._agent).inc(chunk.n_prompt_tokens)
+            self._metrics._ttft(self._agent).observe(now - self._started)
+            self._metrics._prompt_tokens(self._agent).inc(chunk.n_prompt_tokens)
         n_tokens = chunk.n_tokens
         if not n_tokens:
             return
@@ -228,11 +251,11 @@ class AgentMeter:
         self._last[chunk.index] = now
 
     def error(self, code: str) -> None:
-        self._metrics._agent_errors.labels(self._agent, code).inc()
+        self._metrics._agent_errors(self._agent, code).inc()
 
     def end(self, outcome: str) -> None:
         """`outcome` is one of OUTCOMES."""
-        self._metrics._agent_requests.labels(self._agent, outcome).inc()
-        self._metrics._version_requests.labels(self._agent, self._version, outcome).inc()
+        self._metrics._agent_requests(self._agent, outcome).inc()
+        self._metrics._version_series(self._agent, self._version, outcome).inc()
         if self._n_tokens:
-            self._metrics._completion_tokens.labels(self._agent).inc(self._n_tokens)
+            self._metrics._completion_tokens(self._agent).inc(self._n_tokens)

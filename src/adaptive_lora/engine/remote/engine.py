@@ -128,8 +128,9 @@ class RemoteEngine:
             try:
                 async with running.interruptible(None):
                     worker = await self._pool.choose(request.request_id, request.adapter_id, attempts.failed)
-                async with running.interruptible(self._settings.first_token_timeout):
-                    await self._supply(worker, request.adapter_id)
+                if request.adapter_id is not None and request.adapter_id not in worker.loaded:
+                    async with running.interruptible(self._settings.first_token_timeout):
+                        await self._supply(worker, request.adapter_id)
                 async with aclosing(self._streamed(request, running, worker)) as chunks:
                     async for chunk in chunks:
                         yield chunk
