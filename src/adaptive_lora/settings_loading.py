@@ -2,7 +2,8 @@
 
 Environment variables are `ADAPTIVE_LORA_` and the key's path joined by `__`: ADAPTIVE_LORA_API__PORT=9000.
 Lists are separated by commas, and what has keys of its own is JSON. Some have the deployment guide's own
-names, too (BARE_NAMES). An empty variable counts as not set, `null` unsets what the file sets.
+names, too (BARE_NAMES); a platform's own are read with `platform.name`. An empty variable counts as not set,
+`null` unsets what the file sets.
 (`HF_TOKEN` is no setting: huggingface_hub reads it from the environment itself.)
 """
 
@@ -23,6 +24,7 @@ from pydantic.fields import FieldInfo
 from adaptive_lora.demo_fleet import FOLDER_VARIABLE
 from adaptive_lora.errors import SettingsError
 from adaptive_lora.settings import Section, Settings
+from adaptive_lora.settings_platforms import platform_values
 
 PREFIX = "ADAPTIVE_LORA_"
 CONFIG_VARIABLE = "ADAPTIVE_LORA_CONFIG"
@@ -45,6 +47,8 @@ OTHER_VARIABLES = frozenset(
         FOLDER_VARIABLE,
         "ADAPTIVE_LORA_ADMIN_SERVER",
         "ADAPTIVE_LORA_API_KEY",
+        "ADAPTIVE_LORA_BACKUP_KEY_FILE",
+        "ADAPTIVE_LORA_BACKUP_URL",
         "ADAPTIVE_LORA_CPU_LORA",
         "ADAPTIVE_LORA_ENGINE_OWNER",
         "ADAPTIVE_LORA_SERVER",
@@ -52,7 +56,8 @@ OTHER_VARIABLES = frozenset(
     }
 )
 """Variables with our prefix that are no settings: the config file, the demo's folder, the switches of the
-vLLM plugins, the mark that an engine's processes inherit, and what commands ask a server with."""
+vLLM plugins, the mark that an engine's processes inherit, what commands ask a server with, and where backups
+lie."""
 
 
 def known_keys() -> dict[str, FieldInfo]:
@@ -63,6 +68,11 @@ def known_keys() -> dict[str, FieldInfo]:
         if isinstance(outer.annotation, type) and issubclass(outer.annotation, Section)
         for key, field in outer.annotation.model_fields.items()
     }
+
+
+def secret_keys() -> frozenset[str]:
+    """Paths of keys whose values are secret."""
+    return frozenset(key for key in known_keys() if _is_secret(key))
 
 
 def load_settings(
@@ -81,11 +91,13 @@ def load_settings(
         path = Path(environ[CONFIG_VARIABLE]).expanduser()
     values: dict[str, tuple[Any, str]] = {}
     problems: list[str] = []
-    for key, value, source in (
-        *_from_file(path, problems),
+    file = list(_from_file(path, problems))
+    later = [
         *_from_environment(environ, problems),
         *((key, value, "command line") for key, value in (flags or {}).items() if value is not None),
-    ):
+    ]
+    names = [value for key, value, _ in (*file, *later) if key == "platform.name"]
+    for key, value, source in (*file, *platform_values(names[-1] if names else None, environ), *later):
         values[key] = (value, source)
     settings = _validated(values, path, problems)
     if problems or settings is None:

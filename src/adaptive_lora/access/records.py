@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-AuditAction = Literal["key.mint", "key.revoke", "token.revoke", "profile.cpu", "profile.memory"]
+AuditAction = Literal[
+    "key.mint", "key.revoke", "token.revoke", "profile.cpu", "profile.memory", "backup.make", "backup.restore"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from adaptive_lora.errors import Conflict, StorageError, StorageFull
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What errno says then; EDQUOT is a user's share."""
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def disk_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             raise StorageFull(
                 f"no room left on the disk of {str(where)!r}: make some, then try again"
             ) from error

@@ -7,15 +7,17 @@ AZURE_STORAGE_*.
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptive_lora.adapters.durable import DISK_FULL, sync
 from adaptive_lora.adapters.locations import Location, parse_location
 from adaptive_lora.adapters.transfer import Answer, with_retries
-from adaptive_lora.errors import InvalidRequest, NotFound, SettingsError, StorageError
+from adaptive_lora.errors import InvalidRequest, NotFound, SettingsError, StorageError, StorageFull
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
@@ -138,6 +140,8 @@ class ObjectFolder:
     def _translated(self, error: Exception, what: str) -> Exception | None:
         if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
             return NotFound(f"{what}: there is no such file, folder or bucket")
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return StorageFull(f"{what}: there is no room left: make some, then try again")
         if isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS:
             return StorageError(f"{what} is not permitted: check the credentials and what they may do")
         if isinstance(error, ValueError | TypeError):  # The SDKs' word for a configuration that cannot work.
@@ -173,8 +177,14 @@ def _file_system(scheme: str, timeouts: Timeouts) -> Any:
 
 
 def _put_beside_and_rename(file_system: Any, file: Path, path: str) -> None:
-    """Object stores show an object when it is whole; a disk shows a file from its first byte."""
+    """Object stores show an object when it is whole, and keep it; a disk shows a file from its first byte."""
     folder, _, name = path.rpartition("/")
-    draft = f"{folder}/.{name}{_DRAFT_SUFFIX}"
-    file_system.put_file(str(file), draft)
-    Path(draft).replace(path)
+    draft = Path(f"{folder}/.{name}.{secrets.token_hex(4)}{_DRAFT_SUFFIX}")  # others may put the same
+    try:
+        file_system.put_file(str(file), str(draft))
+        sync(draft)
+        draft.replace(path)
+        sync(draft.parent)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

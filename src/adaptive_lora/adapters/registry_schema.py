@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +16,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
+from sqlalchemy.schema import DropTable
 
 from adaptive_lora.adapters.registry_database import Database, said
-from adaptive_lora.adapters.registry_tables import SCHEMA_TABLE
+from adaptive_lora.adapters.registry_tables import SCHEMA_TABLE, metadata
 from adaptive_lora.errors import SettingsError
 
 _log = logging.getLogger(__name__)
@@ -49,16 +52,56 @@ def migrate(database: Database) -> None:
         raise SettingsError(f"the registry's tables cannot be made in {database}: {said(error)}") from error
 
 
-def _run(database: Database) -> None:
-    """All in one transaction: whoever is interrupted leaves the tables as they were."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+def release_schema() -> str:
+    """The schema of this release, as `schema_of` tells it."""
+    head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    assert head is not None
+    return head
+
+
+def schema_of(connection: Connection) -> str | None:
+    """Which schema the tables have; None if there are none."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every context and plug-in
+    return MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE}).get_current_revision()
+
+
+@contextmanager
+def changing_schema(database: Database) -> Iterator[Connection]:
+    """One transaction, in which nobody else changes anything of the schema: whoever is interrupted leaves
+    the tables as they were."""
     with _one_in_this_process, database.transaction(change=True) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        yield connection
+
+
+def upgrade(connection: Connection, revision: str) -> None:
+    """Bring the tables forward to `revision`, within `changing_schema`. Raises SettingsError if this release
+    does not know it."""
+    known = {migration.revision for migration in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+    if revision not in known:
+        raise SettingsError(
+            f"schema {revision} is of a later release (this one knows up to {release_schema()}): use that one"
+        )
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def drop_tables(connection: Connection) -> None:
+    """Remove all that migrations have made, with all that is in it, within `changing_schema`."""
+    for table in reversed(metadata.sorted_tables):
+        connection.execute(DropTable(table, if_exists=True))
+    connection.execute(DropTable(sa.Table(SCHEMA_TABLE, sa.MetaData()), if_exists=True))
+    if connection.dialect.name == "postgresql":  # a trigger's function outlives its table
+        connection.execute(sa.text("DROP FUNCTION IF EXISTS access_audit_only_added_to()"))
+
+
+def _run(database: Database) -> None:
+    with changing_schema(database) as connection:
         if not _is_current(connection, database):
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            upgrade(connection, release_schema())
             _log.info("the registry's tables are those of this release now: %s", database)
 
 

@@ -37,7 +37,8 @@ MAX_INDEX_BYTES = 64_000_000
 _LAST = ("config.json", "manifest.json", "adapter_config.json")
 
 
-def _check_path(path: str) -> str:
+def check_path(path: str) -> str:
+    """The path, if it is a plain one that stays below its folder. Raises ValueError."""
     parts = path.split("/")
     is_plain = all(part not in ("", ".", "..") for part in parts) and path.isprintable() and "\\" not in path
     if not is_plain or parts[0].startswith(WORK_NAME):
@@ -58,7 +59,7 @@ class Index(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     schema_version: Literal[1] = 1
-    files: dict[Annotated[str, AfterValidator(_check_path)], Entry] = Field(default_factory=dict)
+    files: dict[Annotated[str, AfterValidator(check_path)], Entry] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _named(name: str) -> str:
     try:
-        return _check_path(name)
+        return check_path(name)
     except ValueError as error:
         raise UnsafeName(f"{error}: rename the file") from error
 

@@ -69,6 +69,13 @@ class Contents:
         """Whether it is here, or in object storage, as all are that were received while that is set."""
         return self._objects is not None or self._path(file_id).is_file()
 
+    def is_here(self, file_id: str, size_bytes: int) -> bool:
+        """Whether this disk has it."""
+        try:
+            return self._path(file_id).stat().st_size == size_bytes
+        except FileNotFoundError:
+            return False
+
     def fetch(self, file_id: str, size_bytes: int) -> Path:
         """Where its content is on this disk. Raises StorageUnavailable if it is on another host's."""
         path = self._path(file_id)

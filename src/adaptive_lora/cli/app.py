@@ -11,6 +11,7 @@ import typer
 from adaptive_lora import __version__
 from adaptive_lora.cli import (
     adapters,
+    backup,
     compositions,
     debug,
     doctor,
@@ -47,6 +48,7 @@ app.add_typer(quantise.app, name="quantise")
 app.add_typer(keys.app, name="keys")
 app.add_typer(debug.app, name="debug")
 app.add_typer(token.app, name="token")
+backup.register(app)
 app.command("doctor")(doctor.doctor)
 
 

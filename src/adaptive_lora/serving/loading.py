@@ -102,14 +102,14 @@ def open_registry(settings: Settings) -> Registry:
     """The registry that `registry.database_url` names, or a file in the state folder. Migrates it forward."""
     from adaptive_lora.adapters.registry import Registry
 
-    return Registry.open(_registry_url(settings))
+    return Registry.open(registry_url(settings))
 
 
 def open_access(settings: Settings) -> AccessStore:
     """API keys, revocations and the audit log: in the registry's database."""
     from adaptive_lora.access.store import AccessStore
 
-    return AccessStore.open(_registry_url(settings))
+    return AccessStore.open(registry_url(settings))
 
 
 def open_batches(settings: Settings) -> Stores:
@@ -117,10 +117,11 @@ def open_batches(settings: Settings) -> Stores:
     from adaptive_lora.adapters.state import state_folder
     from adaptive_lora.batches.stores import Stores
 
-    return Stores.open(_registry_url(settings), state_folder(settings), settings.storage.url)
+    return Stores.open(registry_url(settings), state_folder(settings), settings.storage.url)
 
 
-def _registry_url(settings: Settings) -> str:
+def registry_url(settings: Settings) -> str:
+    """Of the database that `open_registry` and its like open. Makes the state folder for a file in it."""
     from adaptive_lora.adapters.registry_database import sqlite_url
     from adaptive_lora.adapters.state import state_folder
 

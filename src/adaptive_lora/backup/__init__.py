@@ -1,0 +1,1 @@
+"""Backups: the database, the files that it names, router bundles and outcomes, at one moment; and back."""
