@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-
+_ROUTE = r"^/[A-Za-z0-9/_.:-]*$"
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\s*=[ -~]*")
 
 
@@ -443,6 +443,14 @@ class RateLimitingSettings(Section):
 
 class MonitoringSettings(Section):
     prometheus_enabled: bool = Field(True, description="serve /metrics")
+    metrics_host: str = Field("127.0.0.1", description="address to bind for metrics_port")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port that serves /metrics alone, to anybody who reaches it: never publish it; 0 takes a "
+        "free one; default: /metrics is on the public port only, where it needs the scope metrics",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="lowest level that is logged"
     )
@@ -456,6 +464,15 @@ class MonitoringSettings(Section):
         description="at least 32 random bytes, key of the hashes of prompts: gateways with the same one give "
         "a prompt the same hash; default: a random one of this process",
     )
+
+    @model_validator(mode="after")
+    def _a_port_has_something_to_serve(self) -> Self:
+        if self.metrics_port is not None and not self.prometheus_enabled:
+            raise ValueError(
+                f"metrics_port is {self.metrics_port} and prometheus_enabled is false, which contradict each "
+                "other: choose one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _secret_is_long_enough(self) -> Self:
@@ -579,6 +596,25 @@ class BatchesSettings(Section):
     )
 
 
+class PlatformSettings(Section):
+    """A managed platform whose contract is answered beside our own endpoints. Its name also binds 0.0.0.0
+    and the platform's port; without authentication callers may generate, and nothing else."""
+
+    name: Literal["sagemaker", "vertex", "azureml"] | None = Field(
+        None, description="'sagemaker', 'vertex' (Google) or 'azureml'; default: none"
+    )
+    predict_route: str | None = Field(
+        None,
+        pattern=_ROUTE,
+        description="path that answers; default: /invocations, AIP_PREDICT_ROUTE or /predict, /score",
+    )
+    health_route: str | None = Field(
+        None,
+        pattern=_ROUTE,
+        description="path of the platform's probe; default: /ping, AIP_HEALTH_ROUTE or /ready, /ready",
+    )
+
+
 class Settings(Section):
     """Everything. Order of precedence: environment, file, defaults."""
 
@@ -599,6 +635,7 @@ class Settings(Section):
     batches: BatchesSettings = BatchesSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     tracing: TracingSettings = TracingSettings()
+    platform: PlatformSettings = PlatformSettings()
 
     @model_validator(mode="after")
     def _a_remote_engine_has_workers(self) -> Self:

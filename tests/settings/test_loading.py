@@ -234,6 +234,58 @@ def test_a_remote_engine_needs_workers_and_their_key(tmp_path: Path) -> None:
     assert "s3cret" not in repr(loaded)
 
 
+@pytest.mark.parametrize(
+    ("name", "environ", "port", "routes"),
+    [
+        ("sagemaker", {}, 8080, (None, None)),
+        ("sagemaker", {"SAGEMAKER_BIND_TO_PORT": "8123"}, 8123, (None, None)),
+        ("vertex", {}, 8080, (None, None)),
+        (
+            "vertex",
+            {"AIP_HTTP_PORT": "7080", "AIP_PREDICT_ROUTE": "/v1/x:predict", "AIP_HEALTH_ROUTE": "/v1/x"},
+            7080,
+            ("/v1/x:predict", "/v1/x"),
+        ),
+        ("azureml", {}, 5001, (None, None)),
+    ],
+)
+def test_a_platforms_own_variables_are_read_where_its_name_is_set(
+    tmp_path: Path, name: str, environ: dict[str, str], port: int, routes: tuple[str | None, str | None]
+) -> None:
+    path = write(tmp_path, "api: {port: 8000}")
+    environ = {**environ, "ADAPTIVE_LORA_PLATFORM__NAME": name}
+    settings = load_settings(path, environ=environ)
+    assert (settings.api.host, settings.api.port) == ("0.0.0.0", port)
+    assert (settings.platform.predict_route, settings.platform.health_route) == routes
+    ours = load_settings(
+        path, environ={**environ, "ADAPTIVE_LORA_API__PORT": "1234"}, flags={"api.host": "::1"}
+    )
+    assert (ours.api.host, ours.api.port) == ("::1", 1234), "what is said to us is stronger"
+
+
+def test_a_platforms_variables_alone_change_nothing() -> None:
+    environ = {
+        "SAGEMAKER_BIND_TO_PORT": "8123",
+        "AIP_HTTP_PORT": "7080",
+        "AIP_PREDICT_ROUTE": "/x",
+        "AIP_HEALTH_ROUTE": "/y",
+    }
+    assert load_settings(environ=environ) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("environ", "source"),
+    [
+        ({"SAGEMAKER_BIND_TO_PORT": "many"}, "SAGEMAKER_BIND_TO_PORT: api.port"),
+        ({"ADAPTIVE_LORA_PLATFORM__PREDICT_ROUTE": "/{x}"}, "PREDICT_ROUTE: platform.predict_route"),
+        ({"ADAPTIVE_LORA_PLATFORM__HEALTH_ROUTE": "ping"}, "HEALTH_ROUTE: platform.health_route"),
+        ({"ADAPTIVE_LORA_PLATFORM__NAME": "sagemakr"}, "NAME: platform.name"),
+    ],
+)
+def test_a_wrong_value_of_a_platform_names_its_source(environ: dict[str, str], source: str) -> None:
+    assert source in fails(environ={"ADAPTIVE_LORA_PLATFORM__NAME": "sagemaker", **environ})
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().api.port = 1  # type: ignore[misc]
@@ -272,6 +324,8 @@ OTHER_VALUES = {
     "api.docs": "false",
     "api.admin_host": "::1",
     "api.admin_port": "9001",
+    "monitoring.metrics_host": "::1",
+    "monitoring.metrics_port": "9002",
     "auth.enabled": "true",
     "auth.allow_insecure": "true",
     "auth.jwt_secret": "s3cret",
@@ -356,6 +410,9 @@ OTHER_VALUES = {
     "rate_limiting.key_share": "0.5",
     "rate_limiting.tiers": '{"gold": {"requests_per_minute": 600}}',
     "rate_limiting.replicas": "2",
+    "platform.name": "sagemaker",
+    "platform.predict_route": "/answer",
+    "platform.health_route": "/healthz",
     "redis.url": "rediss://gateway:s3cret@redis.internal:6380/1",
     "redis.timeout": "0.05",
     "redis.ca_file": "/somewhere/ca.pem",

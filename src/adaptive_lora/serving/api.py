@@ -21,7 +21,7 @@ from adaptive_lora.serving.batches.desk import Desk
 from adaptive_lora.serving.batches.runner import Runner
 from adaptive_lora.serving.binding import allowed_hosts
 from adaptive_lora.serving.limits import BODY_READ_TIMEOUT_S
-from adaptive_lora.serving.middleware import Accounting, Admission, HostCheck, Intake
+from adaptive_lora.serving.middleware import PROBES, Accounting, Admission, HostCheck, Intake
 from adaptive_lora.serving.quotas.middleware import RateLimits
 from adaptive_lora.serving.routes import (
     fleet,
@@ -34,6 +34,7 @@ from adaptive_lora.serving.routes import (
     openai_files,
 )
 from adaptive_lora.serving.routes.common import as_json
+from adaptive_lora.serving.routes.platforms import anybody, health_route, platform_router
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
@@ -100,6 +101,10 @@ def create_app(
     openai = (openai_chat, openai_completions, openai_files, openai_batches)
     for module in (generate, *openai, fleet, lifecycle, health):
         app.include_router(module.router)
+    contract = platform_router(settings, taken={getattr(route, "path", "") for route in app.routes})
+    if contract is not None:
+        app.include_router(contract)
+    probes = PROBES | {path for path in [health_route(settings.platform)] if path is not None}
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
@@ -108,7 +113,8 @@ def create_app(
         )
 
     # The last one added is the outermost.
-    app.add_middleware(Admission, limit=settings.api.max_concurrent_requests, drain=runtime.drain)
+    limit = settings.api.max_concurrent_requests
+    app.add_middleware(Admission, limit=limit, drain=runtime.drain, probes=probes)
     app.add_middleware(
         Intake,
         max_body_bytes=settings.api.max_body_bytes,
@@ -116,10 +122,21 @@ def create_app(
         streamed={lifecycle.UPLOAD_PATH, openai_files.UPLOAD_PATH},
     )
     addresses = ClientAddresses(settings.api.trusted_proxies)
-    app.add_middleware(RateLimits, limiter=runtime.limiter, addresses=addresses)
-    app.add_middleware(Authentication, gate=gate, attempts=runtime.attempts, addresses=addresses)
+    app.add_middleware(RateLimits, limiter=runtime.limiter, addresses=addresses, probes=probes)
+    app.add_middleware(
+        Authentication,
+        gate=gate,
+        attempts=runtime.attempts,
+        addresses=addresses,
+        anybody=anybody(settings.platform),
+    )
     app.add_middleware(HostCheck, allowed=allowed_hosts(settings.api))
     app.add_middleware(
-        Accounting, metrics=metrics, drain=runtime.drain, traces=runtime.traces, prompts=runtime.prompts
+        Accounting,
+        metrics=metrics,
+        drain=runtime.drain,
+        traces=runtime.traces,
+        prompts=runtime.prompts,
+        probes=probes,
     )
     return app

@@ -38,9 +38,17 @@ class Accounting:
     Catches what nobody else caught."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, drain: Drain, traces: Traces, prompts: PromptLog
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        drain: Drain,
+        traces: Traces,
+        prompts: PromptLog,
+        probes: frozenset[str] = PROBES,
     ) -> None:
         self._app = app
+        self._probes = probes
         self._metrics = metrics
         self._drain = drain
         self._traces = traces
@@ -51,7 +59,7 @@ class Accounting:
             await self._app(scope, receive, send)
             return
         context = new_context(scope)
-        is_probe = scope["path"] in PROBES
+        is_probe = scope["path"] in self._probes
         trace = None if is_probe else self._traces.begin(record.method_of(scope), context.parent)
         request_id = request_id_var.set(context.request_id)
         current = tracing.enter(trace)
@@ -82,7 +90,7 @@ class Accounting:
 
     def _account(self, scope: Scope, context: RequestContext, trace: Trace | None) -> None:
         end = record.ended(scope, context)
-        if end.route in PROBES:
+        if end.route in self._probes:
             return
         self._metrics.request(route=end.route, status=end.outcome, code=end.code, seconds=end.seconds)
         if _access.isEnabledFor(logging.INFO):
@@ -131,14 +139,15 @@ class Admission:
     """At most `limit` requests at a time, and none once the server is `drain`ed: the others are told at once
     to come back. Who is inside then may finish, or is told that it could not."""
 
-    def __init__(self, app: ASGIApp, *, limit: int, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, drain: Drain, probes: frozenset[str] = PROBES) -> None:
         self._app = app
+        self._probes = probes
         self._limit = limit
         self._drain = drain
         self._n_inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or scope["path"] in self._probes:
             await self._app(scope, receive, send)
             return
         context = context_of(scope)

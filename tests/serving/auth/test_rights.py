@@ -119,6 +119,10 @@ ROWS = {
     ),
     "POST /adapters/{name}/promote": Row("adapters:write", "POST", "/adapters/{agent}/promote", {}, True),
     "POST /adapters/{name}/rollback": Row("adapters:write", "POST", "/adapters/{agent}/rollback", {}, True),
+    "POST /invocations": Row(
+        "generate", "POST", "/invocations", {"prompt": "x", "adapter": "{agent}", "max_tokens": 1}, True
+    ),
+    "GET /ping": Row(None, "GET", "/ping"),
     "POST /keys": Row("admin", "POST", "/keys", {"name": "x", "scopes": ["generate"]}, admin=True),
     "GET /keys": Row("admin", "GET", "/keys", admin=True),
     "DELETE /keys/{key_id}": Row("admin", "DELETE", "/keys/000000000000", admin=True),
@@ -142,7 +146,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def gateway(open_gateway: OpenGateway, fleet: Path) -> AsyncIterator[Gateway]:
-    async with open_gateway(adapters={"path": fleet}) as gateway:
+    async with open_gateway(adapters={"path": fleet}, platform={"name": "sagemaker"}) as gateway:
         yield gateway
 
 

@@ -11,7 +11,7 @@ from adaptive_lora.serving.auth.gate import Gate
 from adaptive_lora.serving.auth.guard import NO_CREDENTIALS
 from adaptive_lora.serving.context import context_of
 from adaptive_lora.serving.errors import response_of
-from adaptive_lora.serving.principal import ANYBODY
+from adaptive_lora.serving.principal import ANYBODY, Principal
 
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
@@ -30,10 +30,12 @@ class Authentication:
         gate: Gate | None,
         attempts: Attempts | None = None,
         addresses: ClientAddresses | None = None,
+        anybody: Principal = ANYBODY,
     ) -> None:
-        """Without a gate everybody is `ANYBODY`. Without `attempts` they may fail as often as they like."""
+        """Without a gate everybody is `anybody`. Without `attempts` they may fail as often as they like."""
         self._app = app
         self._gate = gate
+        self._anybody = anybody
         self._attempts = attempts
         self._addresses = addresses or ClientAddresses()
 
@@ -41,7 +43,7 @@ class Authentication:
         if scope["type"] == "http":
             context = context_of(scope)
             if self._gate is None:
-                context.principal = ANYBODY
+                context.principal = self._anybody
             else:
                 try:
                     context.principal = self._gate.identify(scope["headers"])

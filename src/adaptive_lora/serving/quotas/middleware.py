@@ -17,13 +17,21 @@ class RateLimits:
     """Inside authentication, whose principal it limits; nobody in particular is limited by address. Puts the
     grant into the request's context. Without a limiter it does nothing."""
 
-    def __init__(self, app: ASGIApp, *, limiter: Limiter | None, addresses: ClientAddresses) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limiter: Limiter | None,
+        addresses: ClientAddresses,
+        probes: frozenset[str] = PROBES,
+    ) -> None:
         self._app = app
+        self._probes = probes
         self._limiter = limiter
         self._addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._limiter is None or scope["path"] in PROBES:
+        if scope["type"] != "http" or self._limiter is None or scope["path"] in self._probes:
             await self._app(scope, receive, send)
             return
         context = context_of(scope)

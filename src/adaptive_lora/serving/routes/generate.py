@@ -88,17 +88,30 @@ async def generate(body: GenerateBody, request: Request) -> Response:
 @router.post("/generate/batch", response_model=BatchAnswer, responses=errors(*ON_POST))
 async def generate_batch(body: BatchBody, request: Request) -> Response:
     """Answer many prompts at once. Results keep the order; an item that fails has its error in its place."""
-    runtime = runtime_of(request)
-    context = context_of(request.scope)
-    orchestrator = runtime.orchestrator
-    answers = answers_of(request, results=[])  # many items, which end in any order: not in a header
-    deadline = deadline_of(request)
-    allowed = allowed_to(request)
     items: Sequence[tuple[GenerateOptions, str]] = (
         [(body, prompt) for prompt in body.prompts]
         if isinstance(body, PromptsBatch)
         else [(item, item.prompt) for item in body.requests]
     )
+    context = context_of(request.scope)
+    return as_json(
+        {
+            "request_id": context.request_id,
+            "results": await generate_all(items, request),
+            "latency_ms": _since(context.started),
+        }
+    )
+
+
+async def generate_all(
+    items: Sequence[tuple[GenerateOptions, str]], request: Request
+) -> list[dict[str, Any]]:
+    """The answer to each prompt with its options, in order; an item that fails has its error in its place."""
+    context = context_of(request.scope)
+    orchestrator = runtime_of(request).orchestrator
+    answers = answers_of(request, results=[])  # many items, which end in any order: not in a header
+    deadline = deadline_of(request)
+    allowed = allowed_to(request)
 
     async def one(index: int, options: GenerateOptions, prompt: str) -> dict[str, Any]:
         request_id = f"{context.request_id}-{index}"
@@ -110,13 +123,7 @@ async def generate_batch(body: BatchBody, request: Request) -> Response:
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(index, *item)) for index, item in enumerate(items)]
-    return as_json(
-        {
-            "request_id": context.request_id,
-            "results": [task.result() for task in tasks],
-            "latency_ms": _since(context.started),
-        }
-    )
+    return [task.result() for task in tasks]
 
 
 @router.post("/route", response_model=RouteAnswer, responses=errors(*ON_POST))
