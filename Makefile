@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything runs in $(VENV), which scripts/install.py makes and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check acceptance bench soak demo-fleet demo-eval encoder lock docs clean
+.PHONY: help install serve test test-manifests check acceptance bench soak demo-fleet demo-eval encoder lock docs clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ INSTALL := $(PYTHON) scripts/install.py
 
 help: ## this list
 	@echo "Adaptive LoRA. First: make serve"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "ENGINE=cpu|gpu forces the build, BASE_MODEL=org/name another model, SERVE_ARGS='--port 9000' flags."
 
 install: ## make .venv and install what serving needs (the CUDA build only where it can run)
@@ -25,6 +25,10 @@ serve: install ## serve at http://127.0.0.1:8000
 test: ## run all tests (at most 20 minutes on two cores)
 	@$(INSTALL) dev
 	$(BIN)/python -m pytest -m "not acceptance"
+
+test-manifests: ## build, apply, validate and scan k8s/ (a minute; needs npm)
+	@$(INSTALL) dev
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_manifest_builds.py
 
 check: ## ruff, mypy --strict, import-linter, generated reference pages
 	@$(INSTALL) dev
@@ -65,9 +69,10 @@ encoder: ## rebuild the router's sentence encoder (models/encoder)
 lock: ## regenerate requirements/*.txt; UPGRADE=1 takes the newest versions
 	$(PYTHON) scripts/lock.py
 
-docs: ## regenerate docs/reference/{cli,settings}.md
+docs: ## regenerate docs/reference/{cli,settings}.md, and what k8s/ repeats
 	@$(INSTALL) dev
 	$(BIN)/python scripts/gen_reference.py
+	$(BIN)/python scripts/gen_manifests.py
 
 clean: ## remove .venv, caches and build folders
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
