@@ -68,6 +68,7 @@ def make(
     """Back the site up. Raises StorageError if a file that the database names is nowhere, or is damaged,
     unless that is allowed; Conflict if the site changes faster than it can be read."""
     with repository.writing(), tempfile.TemporaryDirectory(prefix="adaptive-lora-backup-") as scratch:
+        repository.look()
         run = _Run(site, repository, Path(scratch), progress)
         dumped, copied = run.consistent()
         if copied.missing and not allow_missing:
@@ -179,18 +180,18 @@ class _Run:
 
     def _copy_adapter(self, store: Store, name: str, version: str, copied: _Copied) -> None:
         prefix = f"{name}/{version}/"
-        entries = {path: entry for path, entry in self._known["store"].items() if path.startswith(prefix)}
-        if not entries or not all(map(self._repository.has, entries.values())):
-            entries = {}
-            with self._or_missing(f"store/{name}/{version}", copied):
-                folder = store.fetch(name, version)
-                wanted = read_manifest(folder).files
-                for file in list_files(folder):
-                    entry = self._put(file)
-                    if wanted.get(file.name, entry.sha256) != entry.sha256:
-                        raise HashMismatch(f"{file} differs from its SHA-256 in the adapter's manifest")
-                    entries[prefix + file.name] = entry
-        copied.places["store"].update(entries)
+        known = {path: entry for path, entry in self._known["store"].items() if path.startswith(prefix)}
+        if known and all(map(self._repository.has, known.values())):
+            copied.places["store"].update(known)
+            return
+        with self._or_missing(f"store/{name}/{version}", copied):
+            folder = store.fetch(name, version)
+            wanted = read_manifest(folder).files
+            entries = {file.name: self._put(file) for file in list_files(folder)}
+            for file, sha256 in wanted.items():
+                if file not in entries or entries[file].sha256 != sha256:
+                    raise HashMismatch(f"{file} differs from its SHA-256 in the adapter's manifest")
+            copied.places["store"].update({prefix + file: entry for file, entry in entries.items()})
 
     def _copy_content(self, contents: Contents, file_id: str, size: int, copied: _Copied) -> None:
         entry = self._known["files"].get(file_id)
@@ -199,7 +200,7 @@ class _Run:
             return
         with self._or_missing(f"files/{file_id}", copied):
             if not contents.can_read(file_id):
-                raise NotFound(file_id)
+                raise NotFound("its content is not on this disk, and storage.url is not set")
             copied.places["files"][file_id] = self._put(contents.fetch(file_id, size))
 
     def _copy_file(self, place: Place, path: str, file: Path, copied: _Copied) -> None:
