@@ -19,6 +19,7 @@ from adaptive_lora.cli import (
     generate,
     keys,
     models,
+    plan,
     quantise,
     route,
     router,
@@ -44,6 +45,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(compositions.app, name="compositions")
 app.add_typer(router.app, name="router")
 app.add_typer(models.app, name="models")
+app.command("plan")(plan.plan)
 app.add_typer(quantise.app, name="quantise")
 app.add_typer(keys.app, name="keys")
 app.add_typer(debug.app, name="debug")
