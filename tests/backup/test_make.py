@@ -189,7 +189,8 @@ def test_verify_tells_what_is_damaged_and_what_is_gone(live: LiveSite, repositor
         name for name in entries if name.endswith("adapter_model.safetensors") and "poem" not in name
     )
     path = root / repository.object_name(entries[damaged])
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (root / repository.object_name(entries[gone])).unlink()
     found = verify(repository, made.backup)
     assert found.n_files == len(entries)

@@ -82,7 +82,7 @@ def make(
             created_at=dumped.moment,
             release=__version__,
             database=run.put_tables(dumped),
-            places=copied.places,
+            places={place: dict(sorted(files.items())) for place, files in copied.places.items()},
             missing=tuple(sorted(copied.missing)),
             settings=dict(settings),
             secrets=secrets,

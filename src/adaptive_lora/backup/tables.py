@@ -117,7 +117,8 @@ def load(
             # First the tables as they were, so that later migrations find rows as they expect them.
             upgrade(connection, schema_revision)
             for table in _ONE_ROW:
-                connection.execute(sa.delete(table))
+                if table.name in rows_of:
+                    connection.execute(sa.delete(table))
             for table in metadata.sorted_tables:
                 for piece in rows_of.get(table.name, ()):
                     _insert(connection, table, piece)
