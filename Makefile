@@ -28,7 +28,7 @@ test: ## run all tests (at most 20 minutes on two cores)
 
 test-manifests: ## build, apply, validate and scan k8s/ (a minute; needs npm)
 	@$(INSTALL) dev
-	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_manifest_builds.py
+	$(BIN)/python -m pytest tests/deploy/test_manifest*.py
 
 check: ## ruff, mypy --strict, import-linter, generated reference pages
 	@$(INSTALL) dev

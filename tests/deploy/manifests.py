@@ -1,4 +1,4 @@
-"""Kubernetes manifests as data: reading them, and what one of them says about another."""
+"""Kubernetes manifests as data: reading them, and what pods get from them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ from typing import Any
 
 import yaml
 
+from adaptive_lora.settings import Settings
+from adaptive_lora.settings_loading import load_settings
+
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 NAMESPACE = "ml-inference"
 SECRET = "adaptive-lora-secrets"
+IN_ORDER = [K8S / "servicemonitor.yaml", K8S / "external-secrets.yaml"]
+"""What needs CRDs: folders, which `kubectl apply -f k8s/` passes by."""
+SECRETS = {
+    "jwt-secret": "f3a9c1d07b5e4862a1b0c9d8e7f60514",
+    "database-url": "postgresql://gateway:word@db.example:5432/registry",
+    "redis-url": "rediss://gateway:word@redis.example:6380/0",
+    "cache-secret": "0" * 64,
+    "log-secret": "1" * 64,
+    "worker-api-key": "2" * 64,
+}
 
 Manifest = dict[str, Any]
 
@@ -85,91 +98,44 @@ def secret_keys(template: Manifest) -> dict[str, bool]:
     return found
 
 
-def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    return selector.items() <= labels.items()
+def every_file() -> list[Manifest]:
+    """Base, overlays and what needs CRDs, as they stand in the files; patches included."""
+    overlays = sorted((K8S / "overlays").rglob("*.yaml"))
+    return [
+        *base(),
+        *read(*(path for folder in IN_ORDER for path in sorted(folder.glob("*.yaml"))), *overlays),
+    ]
 
 
-def dangling(manifests: list[Manifest]) -> list[str]:
-    """What a manifest names and none of the others is: a sentence each."""
-    return [*_dangling_of_pods(manifests), *_dangling_of_traffic(manifests), *_dangling_of_scaling(manifests)]
+def api_container(manifests: list[Manifest]) -> Manifest:
+    template = find(manifests, "Deployment", "adaptive-lora-api")["spec"]["template"]
+    container: Manifest = template["spec"]["containers"][0]
+    return container
 
 
-def _named(manifests: list[Manifest]) -> set[tuple[str, str]]:
-    return {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+def settings_of(manifests: list[Manifest], tmp_path: Path, **secrets: str) -> Settings:
+    """What a gateway's pod would load."""
+    config = tmp_path / "production.yaml"
+    config.write_text(find(manifests, "ConfigMap", "adaptive-lora-config")["data"]["production.yaml"])
+    environ = environment(api_container(manifests), secrets)
+    assert environ["ADAPTIVE_LORA_CONFIG"] == "/etc/adaptive-lora/production.yaml"
+    return load_settings(environ=environ | {"ADAPTIVE_LORA_CONFIG": str(config)})
 
 
-def _dangling_of_pods(manifests: list[Manifest]) -> Iterator[str]:
-    named = _named(manifests)
-    for whose, template in pod_templates(manifests):
-        spec = template["spec"]
-        volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
-        if ("ServiceAccount", spec["serviceAccountName"]) not in named:
-            yield f"{whose}: no ServiceAccount {spec['serviceAccountName']}"
-        for volume in volumes.values():
-            if (claim := volume.get("persistentVolumeClaim")) and (
-                "PersistentVolumeClaim",
-                claim["claimName"],
-            ) not in named:
-                yield f"{whose}: no PersistentVolumeClaim {claim['claimName']}"
-            if (config := volume.get("configMap")) and ("ConfigMap", config["name"]) not in named:
-                yield f"{whose}: no ConfigMap {config['name']}"
-        mounted = {mount["name"] for container in containers(template) for mount in container["volumeMounts"]}
-        if mounted != volumes.keys():
-            yield f"{whose}: mounts {sorted(mounted)}, and its volumes are {sorted(volumes)}"
-        for container in containers(template):
-            ports = {port["name"] for port in container.get("ports", ())}
-            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                if probe in container and container[probe]["httpGet"]["port"] not in ports:
-                    yield f"{whose}: {probe} of a port that {container['name']} has not"
+def is_whole(manifest: Manifest) -> bool:
+    """Not a patch: those name no image, or no ServiceAccount."""
+    return all(
+        "serviceAccountName" in template["spec"] for _, template in pod_templates_of_patches([manifest])
+    )
 
 
-def _dangling_of_traffic(manifests: list[Manifest]) -> Iterator[str]:
-    templates = [template for _, template in pod_templates(manifests)]
-    services = {m["metadata"]["name"]: m for m in manifests if m["kind"] == "Service"}
-    for service in services.values():
-        # LeaderWorkerSet gives its pods the labels of its own.
-        selector = {k: v for k, v in service["spec"]["selector"].items() if "leaderworkerset" not in k}
-        behind = [t for t in templates if matches(selector, t["metadata"]["labels"])]
-        ports = {port["name"] for t in behind for c in t["spec"]["containers"] for port in c.get("ports", ())}
-        for port in service["spec"]["ports"]:
-            if port["targetPort"] not in ports:
-                yield f"{label(service)}: no pod behind it has a port {port['targetPort']}"
+def pod_templates_of_patches(manifests: list[Manifest]) -> list[tuple[str, Any]]:
+    """As `pod_templates`, also of manifests that say only what differs."""
+    found = []
     for manifest in manifests:
-        if manifest["kind"] in ("NetworkPolicy", "PodDisruptionBudget"):
-            selector = manifest["spec"].get("podSelector", manifest["spec"].get("selector"))
-            wanted = selector.get("matchLabels", {})
-            if not any(matches(wanted, template["metadata"]["labels"]) for template in templates):
-                yield f"{label(manifest)}: selects no pod"
-        for name, port in _backends(manifest):
-            ports_of = services[name]["spec"]["ports"] if name in services else ()
-            if not any(port in (entry["name"], entry["port"]) for entry in ports_of):
-                yield f"{label(manifest)}: no Service {name} with a port {port}"
-        if manifest["kind"] == "ServiceMonitor":
-            wanted = manifest["spec"]["selector"]["matchLabels"]
-            (service,) = (s for s in services.values() if matches(wanted, s["metadata"]["labels"]))
-            offered = {port["name"] for port in service["spec"]["ports"]}
-            asked = {endpoint["port"] for endpoint in manifest["spec"]["endpoints"]}
-            if not asked <= offered:
-                yield f"{label(manifest)}: asks for {sorted(asked - offered)}"
-
-
-def _backends(manifest: Manifest) -> Iterator[tuple[str, str | int]]:
-    """(Service, port) that requests are sent to."""
-    if manifest["kind"] == "Ingress":
-        for rule in manifest["spec"]["rules"]:
-            for path in rule["http"]["paths"]:
-                service = path["backend"]["service"]
-                yield service["name"], service["port"].get("name", service["port"].get("number"))
-    if manifest["kind"] == "HTTPRoute":
-        for rule in manifest["spec"]["rules"]:
-            for backend in rule.get("backendRefs", ()):
-                yield backend["name"], backend["port"]
-
-
-def _dangling_of_scaling(manifests: list[Manifest]) -> Iterator[str]:
-    named = _named(manifests)
-    for manifest in manifests:
-        if manifest["kind"] in ("HorizontalPodAutoscaler", "ScaledObject"):
-            target = manifest["spec"]["scaleTargetRef"]
-            if (target["kind"], target["name"]) not in named:
-                yield f"{label(manifest)}: scales no {target['kind']} {target['name']}"
+        try:
+            templates = list(pod_templates([manifest]))
+        except KeyError:
+            continue
+        found += [(whose, {"spec": {"containers": [], **template["spec"]}}) for whose, template in templates]
+    return found

@@ -10,8 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +18,30 @@ import pytest
 import yaml
 
 from adaptive_lora.settings_loading import load_settings
-from scripts import install
-from tests.deploy.kube_api import OF_OPERATORS, Cluster, cluster
+from tests.deploy.kube_api import OF_OPERATORS
+from tests.deploy.manifest_tools import BUILDS, CRDS, TOOLS, built, built_text, install_tools, is_custom, tool
 from tests.deploy.manifests import (
     K8S,
     OVERLAYS,
     ROOT,
+    SECRETS,
     Manifest,
-    dangling,
     environment,
     find,
     pod_templates,
     read,
+    settings_of,
 )
-from tests.deploy.test_manifests import IN_ORDER, SECRETS, settings_of
+from tests.deploy.references import dangling
 
 pytestmark = [pytest.mark.acceptance]
 
-TOOLS = ROOT / "build/manifests"
-CRDS = Path(__file__).with_name("crds")
-ALONE = ["k8s", *(str(path.relative_to(ROOT)) for path in IN_ORDER)]
-BUILDS = [*ALONE, *(f"k8s/overlays/{name}" for name in OVERLAYS)]
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    install_tools()
+
+
 OLDEST, NEWEST = "1.28", "1.37"
 
 EXCEPTIONS = {
@@ -50,110 +51,6 @@ EXCEPTIONS = {
     "CKV_K8S_43": "digests: whoever deploys sets them (docs/how-to/kubernetes.md)",
 }
 """Of checkov's policies, those that are not met, and why."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _tools() -> None:
-    lock = ROOT / "requirements/manifests.txt"
-    if not install.is_installed(TOOLS, lock):
-        install.make_venv(install.find_python(), TOOLS)
-        install.install_lock(TOOLS, lock)
-    if not shutil.which("npm"):
-        pytest.fail("npm is not here, which the definitions of custom resources come by: install Node.js")
-    stamp = TOOLS / "crds/package-lock.json"
-    if not stamp.is_file() or stamp.read_bytes() != (CRDS / "package-lock.json").read_bytes():
-        (TOOLS / "crds").mkdir(exist_ok=True)
-        shutil.copy(CRDS / "package.json", TOOLS / "crds")
-        shutil.copy(CRDS / "package-lock.json", TOOLS / "crds")
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(command, cwd=TOOLS / "crds", check=True)
-
-
-def tool(name: str, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    environ = {"PATH": os.environ["PATH"], "HOME": str(TOOLS), "KUBECONFIG": os.devnull}
-    command = [str(TOOLS / "bin" / name), *arguments]
-    return subprocess.run(
-        command, input=given, env=environ, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
-@cache
-def built_text(folder: str) -> str:
-    run = tool("kubectl", "kustomize", folder)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-def built(folder: str) -> list[Manifest]:
-    return list(yaml.safe_load_all(built_text(folder)))
-
-
-def is_custom(manifest: Manifest) -> bool:
-    return manifest["apiVersion"] in OF_OPERATORS
-
-
-def apply(to: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return tool("kubectl", f"--server={to.url}", "apply", "--validate=false", *arguments)
-
-
-def test_both_ways_of_applying_the_base_make_the_same_without_any_operator() -> None:
-    with cluster() as by_files, cluster() as by_kustomization:
-        assert apply(by_files, "-f", "k8s/namespace.yaml").returncode == 0
-        for there, flag in ((by_files, "-f"), (by_kustomization, "-k")):
-            run = apply(there, flag, "k8s/")
-            assert run.returncode == 0, run.stderr
-        assert by_files.objects.keys() == by_kustomization.objects.keys()
-        assert by_files.names() == sorted((m["kind"], m["metadata"]["name"]) for m in built("k8s"))
-        for path, made in by_files.objects.items():
-            assert made.get("spec") == by_kustomization.objects[path].get("spec"), path
-
-
-def test_the_guides_commands_one_by_one(tmp_path: Path) -> None:
-    secrets = tmp_path / "secrets.yaml"
-    secrets.write_text((K8S / "secrets.yaml.example").read_text())
-    with cluster() as there:
-        for path in (
-            "k8s/namespace.yaml",
-            str(secrets),
-            *(f"k8s/{n}.yaml" for n in ("deployment", "ingress", "networkpolicy")),
-        ):
-            run = apply(there, "-f", path)
-            assert run.returncode == 0, run.stderr
-        made = {path.rpartition("/")[2] for path in there.objects}
-        # All that the pods need to start.
-        assert {
-            "adaptive-lora-config",
-            "adaptive-lora-models",
-            "adaptive-lora-prefetch",
-            "adaptive-lora-service",
-        } <= made
-
-
-@pytest.mark.parametrize("path", [str(path.relative_to(ROOT)) for path in IN_ORDER])
-@pytest.mark.parametrize("flag", ["-f", "-k"])
-def test_what_needs_an_operator_comes_after_it(path: str, flag: str) -> None:
-    with cluster() as without:
-        assert apply(without, "-k", "k8s/").returncode == 0
-        run = apply(without, flag, path)
-        assert run.returncode != 0
-        assert "ensure CRDs are installed first" in run.stderr
-    with cluster(has_operators=True) as there:
-        assert apply(there, "-k", "k8s/").returncode == 0
-        run = apply(there, flag, path)
-        assert run.returncode == 0, run.stderr
-        expected = {(m["kind"], m["metadata"]["name"]) for m in built(path)}
-        assert expected <= set(there.names())
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_is_applied_to_a_cluster_with_its_operators(overlay: str) -> None:
-    folder = f"k8s/overlays/{overlay}"
-    with cluster(has_operators=True) as there:
-        there.create("/api/v1/namespaces", {"kind": "Namespace", "metadata": {"name": "monitoring"}})
-        run = apply(there, "-k", folder)
-        assert run.returncode == 0, run.stderr
-        expected = Counter((m["kind"], m["metadata"]["name"]) for m in built(folder))
-        assert Counter(there.names()) == expected + Counter([("Namespace", "monitoring")])
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
