@@ -13,6 +13,7 @@ line is JSON:
 
     cpu_ms_per_request  of the gateway's process and its children, in user and kernel, at concurrency 8
     cpu_ms_per_chunk    of a stream: what one token more costs
+    cpu_ms_as_generated of ours: a whole answer whose tokens the worker sends one by one, as a real one does
     added_ms            by concurrency: latency through the gateway, less that without one (percentile by
                         percentile); of streams until the first token, and until the end
     rss_mb              after `memory.n_requests`; `memory.growth` is that of their second half, as a ratio
@@ -81,6 +82,8 @@ def main() -> None:
                 measured = bench.measure(gateway, args.requests // 3 if name == "litellm" else args.requests)
                 memory = bench.fill(gateway, args.slow_memory_requests if slow else args.memory_requests)
             result[name] = figures(measured, direct) | memory
+            if name.startswith("ours"):
+                result[name]["cpu_ms_as_generated"] = round(measured.cpu_ms_as_generated, 3)
             note(json.dumps(result[name]))
     if "litellm" in result:
         result["litellm"]["version"] = contenders.install_litellm()
@@ -145,6 +148,7 @@ class Measured:
     cpu_ms_whole: float = 0.0
     cpu_ms_streamed: float = 0.0
     cpu_ms_per_chunk: float = 0.0
+    cpu_ms_as_generated: float = 0.0
 
 
 class Bench:
@@ -172,6 +176,7 @@ class Bench:
             measured.streamed[concurrency] = timings
             if concurrency == 8:
                 measured.cpu_ms_streamed = cpu_ms
+        _, measured.cpu_ms_as_generated = self._ask(gateway, n_requests // 3, 8)
         _, more_ms = self._ask(gateway, n_requests // 10, 8, stream=True, n_tokens=N_TOKENS_MORE)
         measured.cpu_ms_per_chunk = (more_ms - measured.cpu_ms_streamed) / (N_TOKENS_MORE - N_TOKENS)
         self._set_pace(0)
