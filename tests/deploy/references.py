@@ -53,6 +53,8 @@ def _dangling_of_traffic(manifests: list[Manifest]) -> Iterator[str]:
             if port["targetPort"] not in ports:
                 yield f"{label(service)}: no pod behind it has a port {port['targetPort']}"
     for manifest in manifests:
+        if manifest["kind"] == "LeaderWorkerSet" and manifest["metadata"]["name"] in services:
+            yield f"{label(manifest)}: makes a Service of its own name, and there is one"
         if manifest["kind"] in ("NetworkPolicy", "PodDisruptionBudget"):
             selector = manifest["spec"].get("podSelector", manifest["spec"].get("selector"))
             wanted = selector.get("matchLabels", {})

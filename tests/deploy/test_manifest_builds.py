@@ -106,7 +106,7 @@ def test_custom_resources_are_valid() -> None:
     assert kinds == {kind for kinds in OF_OPERATORS.values() for kind in kinds}
     run = validated(custom())
     assert run.returncode == 0, run.stdout + run.stderr
-    group = find(built("k8s/overlays/multi-node"), "LeaderWorkerSet", "adaptive-lora-workers")
+    group = find(built("k8s/overlays/multi-node"), "LeaderWorkerSet", "adaptive-lora-worker-groups")
     jsonschema.validate(group, json.loads((CRDS / "leaderworkerset.json").read_text()))
 
 
@@ -160,7 +160,7 @@ def test_workers_are_where_the_gateways_look_and_nobody_else_gets_in(overlay: st
     host = f"adaptive-lora-workers.{service['metadata']['namespace']}.svc.cluster.local"
     assert settings.workers.dns == f"{host}:{service['spec']['ports'][0]['port']}"
     gateway = find(manifests, "Deployment", "adaptive-lora-api")["spec"]["template"]["metadata"]["labels"]
-    worker = next(t for whose, t in pod_templates(manifests) if "adaptive-lora-workers" in whose)
+    worker = next(t for whose, t in pod_templates(manifests) if "adaptive-lora-worker" in whose)
     in_reach = [
         rule["from"]
         for policy in manifests
@@ -176,7 +176,7 @@ def test_workers_are_where_the_gateways_look_and_nobody_else_gets_in(overlay: st
     ]
     for whose, template in pod_templates(manifests):
         for container in template["spec"]["containers"]:
-            if "adaptive-lora-workers" in whose:
+            if "adaptive-lora-worker" in whose:
                 given = environment(container, SECRETS)
                 assert given["VLLM_API_KEY"] == SECRETS["worker-api-key"]
                 # The plugin reads our settings, too.
@@ -189,7 +189,7 @@ def test_workers_arguments_are_vllms() -> None:
     for overlay in ("split", "multi-node"):
         for whose, template in pod_templates(built(f"k8s/overlays/{overlay}")):
             container = template["spec"]["containers"][0]
-            if "adaptive-lora-workers" in whose:
+            if "adaptive-lora-worker" in whose:
                 assert container["command"] == ["vllm", "serve"]
                 rank = {
                     "$(LWS_GROUP_SIZE)": "2",
