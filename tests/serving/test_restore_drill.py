@@ -199,7 +199,8 @@ async def drill(site: Drill, forget_database: Callable[[], None]) -> dict[str, A
             output = await run_batch(client, fleet)
             before = await answers(client, fleet)
             names = await aliases(client, fleet)
-            assert len(set(before.values())) == len(before)
+            for prompt in fleet.prompts:
+                assert before[f"{fleet.name}@prod: {prompt}"] != before[f"base: {prompt}"]
             content = (await client.get(f"/v1/files/{output}/content")).content
             changing = asyncio.create_task(keep_minting(store, minted))
             load = SteadyLoad([str(client.base_url).rstrip("/")], dict(client.headers), fleet.every_s)
@@ -219,14 +220,14 @@ async def drill(site: Drill, forget_database: Callable[[], None]) -> dict[str, A
     restored = await site.command("restore", str(site.backups))
     assert restored["id"] == made["id"]
     async with site.serving(admin) as client:
-        prompt = {"prompt": fleet.prompts[0], "adapter": f"{fleet.name}@prod"}
-        first = await client.post("/generate", json=prompt)
+        question = {"prompt": fleet.prompts[0], "adapter": f"{fleet.name}@prod"}
+        first = await client.post("/generate", json=question)
         rto_s = time.monotonic() - began
         assert first.status_code == 200, first.text
         assert await answers(client, fleet) == before
         assert await aliases(client, fleet) == names
         assert (await client.get(f"/v1/files/{output}/content")).content == content
-        late = await client.post("/generate", json=prompt | {"adapter": "toolate"})
+        late = await client.post("/generate", json=question | {"adapter": "toolate"})
         assert late.json()["error"]["code"] == "unknown_adapter"
         accepted = [await is_accepted(client, key) for _, key in minted]
     moment = datetime.fromisoformat(made["created_at"])

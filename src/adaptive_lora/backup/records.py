@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from adaptive_lora.adapters.sync import Entry, check_path
 from adaptive_lora.errors import InvalidRequest
 
-BACKUP_ID: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}")
+BACKUP_ID: Final = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{12}")
 Place = Literal["store", "files", "bundles", "learning", "folder"]
 """Adapters that were added (<name>/<version>/<file>), files that callers left (<file id>),
 `router.bundle_path`, `router.learning_path`, `adapters.path`."""
@@ -90,8 +90,9 @@ class Header(_Record):
 
 def id_of(backup: Backup) -> str:
     """Sorted by time, and bound to the content."""
-    moment = backup.created_at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return f"{moment}-{digest_of(backup.document())}"
+    moment = backup.created_at.astimezone(UTC)
+    ms = moment.microsecond // 1000
+    return f"{moment:%Y%m%dT%H%M%S}.{ms:03}Z-{digest_of(backup.document())}"
 
 
 def digest_of(document: bytes) -> str:
@@ -103,11 +104,8 @@ def check_id(backup_id: str) -> str:
     """Raises InvalidRequest."""
     if not BACKUP_ID.fullmatch(backup_id):
         raise InvalidRequest(
-            f"{backup_id[:80]!r} is no id of a backup, which is like 20261127T030000Z-3f9c2a51d07e: "
+            f"{backup_id[:80]!r} is no id of a backup, which is like 20261127T030000.000Z-3f9c2a51d07e: "
             "`adaptive-lora backups` lists them"
         )
     return backup_id
 
-
-def made_at(backup_id: str) -> datetime:
-    return datetime.strptime(backup_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)

@@ -114,18 +114,20 @@ class Repository:
     def read(self, entry: Entry, what: str) -> Iterator[bytes]:
         """The content, in pieces. They are good only when the last has come: raises HashMismatch after it if
         they differ from their hash, and NotFound if the content is gone; `what` is named in the message."""
-        name = self.object_name(entry)
+        name, size = self.object_name(entry), self._stored_size(entry)
         digest, n_bytes = hashlib.sha256(), 0
         try:
-            for piece in self._open(name, self._stored_size(entry)):
-                digest.update(piece)
-                n_bytes += len(piece)
-                yield piece
+            if self._sizes.get(name, size) == size:  # else there is less to read, or more
+                for piece in self._open(name, size):
+                    digest.update(piece)
+                    n_bytes += len(piece)
+                    yield piece
+            is_right = (n_bytes, digest.hexdigest()) == (entry.size, entry.sha256)
         except NotFound:
             raise NotFound(f"{what} is gone from the backups: {name}") from None
         except HashMismatch:
-            n_bytes = -1
-        if n_bytes != entry.size or digest.hexdigest() != entry.sha256:
+            is_right = False
+        if not is_right:
             raise HashMismatch(
                 f"{what} is damaged in the backups: delete {self.folder.location}/{name}, and back up again, "
                 "which stores it anew as long as it is still here"

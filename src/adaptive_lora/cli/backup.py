@@ -35,7 +35,7 @@ Url = Annotated[
         envvar=URL_VARIABLE,
     ),
 ]
-BackupId = Annotated[str | None, typer.Argument(help="Which backup; default: the newest.")]
+BackupId = Annotated[str | None, typer.Option("--id", help="Which backup; default: the newest.")]
 KeyFile = Annotated[
     Path | None,
     typer.Option(
@@ -75,7 +75,7 @@ def backup(
     site = _site(settings)
     with _telling() as tell:
         tell("looking at the backups that there are")
-        repository = Repository.open(url, key_file, create=True)
+        repository = Repository.open(_address(url), key_file, create=True)
         plain, secrets = _without_secrets(settings)
         made = make(
             site, repository, settings=plain, secrets=secrets, allow_missing=allow_missing, progress=tell
@@ -113,7 +113,7 @@ def backups(
     """List backups, newest first."""
     from adaptive_lora.backup.repository import Repository
 
-    repository = Repository.open(url, key_file)
+    repository = Repository.open(_address(url), key_file)
     if show_settings:
         _, found = repository.load(backup_id)
         for key in found.secrets:
@@ -147,7 +147,7 @@ def verify(
     from adaptive_lora.backup.repository import Repository
     from adaptive_lora.backup.verify import verify as read_back
 
-    repository = Repository.open(url, key_file)
+    repository = Repository.open(_address(url), key_file)
     rows: list[dict[str, Any]] = []
     for each in repository.ids() if every else (backup_id,):
         with _telling() as tell:
@@ -184,7 +184,7 @@ def restore(
     began = time.monotonic()
     site = _site(load_settings(config))
     with _telling() as tell:
-        repository = Repository.open(url, key_file)
+        repository = Repository.open(_address(url), key_file)
         found_id, found = repository.load(backup_id)
         restored = put_back(site, repository, found, replace=replace, progress=tell)
         _note(site, "backup.restore", found_id, {"url": str(repository.folder.location)})
@@ -205,6 +205,11 @@ def restore(
     )
     for what in found.missing:
         console().print(f"not in the backup: {what}", style="yellow", markup=False)
+
+
+def _address(url: str) -> str:
+    """A path may be relative to where the command is typed."""
+    return url if "://" in url else str(Path(url).expanduser().resolve())
 
 
 def _site(settings: Settings) -> Site:
