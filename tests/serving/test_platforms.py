@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from fastapi import FastAPI
 from prometheus_client import generate_latest
 
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import SettingsError
+from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.binding import check_bind
-from adaptive_lora.settings_loading import load_settings
+from adaptive_lora.settings_loading import known_keys, load_settings, variable
 from adaptive_lora.telemetry.metrics import Metrics
 from tests.serving.auth.conftest import open_gateway  # noqa: F401 - a fixture
 from tests.serving.auth.signing import bearer, token
 from tests.serving.conftest import Serve, ready, settings_of, until
+
+ROOT = Path(__file__).parents[2]
+HOW_TO = ROOT / "docs" / "how-to"
+PRODUCTION = ROOT / "configs" / "serving" / "production.yaml"
 
 SAGEMAKER = {"name": "sagemaker"}
 VERTEX = {
@@ -284,3 +296,72 @@ def test_a_route_never_hides_an_endpoint(
     assert settings_of(platform=platform).platform.name == "vertex"
     with pytest.raises(SettingsError, match=says):
         build(platform=platform)
+
+
+PAGES = ("sagemaker", "vertex-ai", "azure-ml", "eks", "gke", "aks")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_pages_name_settings_that_exist(page: str) -> None:
+    text = (HOW_TO / f"{page}.md").read_text()
+    variables = {variable(key) for key in known_keys()}
+    assert set(re.findall(r"ADAPTIVE_LORA_\w+", text)) <= variables
+    sections = "|".join({key.partition(".")[0] for key in known_keys()})
+    assert set(re.findall(rf"`((?:{sections})\.[a-z_]+)", text)) <= known_keys().keys()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (HOW_TO / target).exists(), target
+
+
+def environment_of(page: str) -> dict[str, str]:
+    """What the page's deployment sets, as pairs."""
+    text = (HOW_TO / f"{page}.md").read_text().partition("## Deploy")[2]
+    pair = r'\b(ADAPTIVE_LORA_\w+|BASE_MODEL)"?(?:: "?|=)([^"\s,]+)'
+    return dict(re.findall(pair, text))
+
+
+@pytest.mark.parametrize(
+    ("page", "platform", "port"),
+    [("sagemaker", "sagemaker", 8080), ("vertex-ai", "vertex", 8080), ("azure-ml", "azureml", 5001)],
+)
+def test_what_the_pages_set_starts_over_the_images_file(page: str, platform: str, port: int) -> None:
+    settings = load_settings(PRODUCTION, environ=environment_of(page))
+    assert (settings.platform.name, settings.api.host, settings.api.port) == (platform, "0.0.0.0", port)
+    assert not settings.rate_limiting.enabled
+    check_bind(settings)
+
+
+def test_azures_probes_and_timeouts_are_ours() -> None:
+    text = (HOW_TO / "azure-ml.md").read_text()
+    deployment = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
+    routes = deployment["environment"]["inference_config"]
+    app = create_app(settings_of(platform=AZUREML), engine=FakeEngine())
+    for name, method in (("liveness_route", "get"), ("readiness_route", "get"), ("scoring_route", "post")):
+        assert routes[name]["port"] == 5001
+        assert method in app.openapi()["paths"][routes[name]["path"]]
+    settings = load_settings(environ=environment_of("azure-ml"))
+    assert settings.api.timeout * 1000 < deployment["request_settings"]["request_timeout_ms"]
+
+
+@pytest.mark.parametrize("page", ["sagemaker", "vertex-ai", "azure-ml"])
+def test_what_can_be_tried_here_can(page: str) -> None:
+    text = (HOW_TO / f"{page}.md").read_text()
+    script = re.search(r"## Try it here\n\n```bash\n(.*?)```", text, re.DOTALL)
+    assert script is not None
+    for port in set(re.findall(r"\b1\d{4}\b", script[1])):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            free = probe.getsockname()[1]
+        block = script[1].replace(port, str(free))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    stop = "trap 'kill $server' EXIT\n"  # a block that fails leaves no server behind
+    done = subprocess.run(
+        ["bash", "-ec", stop + block.replace("kill $server\n", "")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.replace('{"status":"ready"}', ""))
+    texts = [each["text"] for each in answer.get("predictions", [answer]) if "text" in each]
+    assert texts or answer["choices"][0]["message"]["content"]
