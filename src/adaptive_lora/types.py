@@ -189,6 +189,10 @@ class EngineStats:
     gpu_memory_usage: float | None
     """Share of the accelerator's memory in use, 0..1; None without an accelerator."""
     loaded_adapters: int
+    n_preemptions: int | None = None
+    """Since the engine started: requests put back into its queue for want of KV cache."""
+    workers: Mapping[Literal["usable", "away"], int] | None = None
+    """Those of a pool; None without one."""
 
 
 @dataclass(frozen=True, slots=True)

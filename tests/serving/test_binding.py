@@ -1,7 +1,7 @@
 import pytest
 
 from adaptive_lora.errors import SettingsError
-from adaptive_lora.serving.binding import admin_hosts, check_bind, is_loopback
+from adaptive_lora.serving.binding import admin_hosts, check_bind, is_loopback, metrics_hosts
 from adaptive_lora.settings import Settings
 
 
@@ -48,3 +48,8 @@ def test_the_administrators_port_answers_its_own_names() -> None:
     assert admin_hosts(Settings().api) == ("localhost", "127.0.0.1", "[::1]", "127.0.0.1")
     exposed = {"admin_host": "10.0.0.1", "allowed_hosts": ["api.example"]}
     assert admin_hosts(Settings.model_validate({"api": exposed}).api) == ("api.example",)
+
+
+def test_prometheus_asks_by_any_name_unless_only_this_machine_can() -> None:
+    assert metrics_hosts(Settings().monitoring) == ("localhost", "127.0.0.1", "[::1]", "127.0.0.1")
+    assert metrics_hosts(Settings.model_validate({"monitoring": {"metrics_host": "::"}}).monitoring) == ()

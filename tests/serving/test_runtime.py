@@ -56,6 +56,9 @@ async def test_while_loading_it_is_live_and_not_ready() -> None:
         assert (health.status_code, health.json()["status"]) == (503, "starting")
         metrics = (await client.get("/metrics")).text
         assert "adaptive_lora_ready 0.0" in metrics
+        assert 'adaptive_lora_phase{phase="starting"} 1.0' in metrics
+        assert "\nadaptive_lora_canary_age_seconds" not in metrics
+        assert "\nregistry_up" not in metrics
         for path, body in [
             ("/generate", {"prompt": "x"}),
             ("/v1/completions", {"prompt": "x"}),
@@ -79,10 +82,13 @@ async def test_ready_means_that_base_and_agents_have_generated(engine: FakeEngin
     async with started(engine) as (client, _, _):
         await ready(client)
         health = (await client.get("/health")).json()
+        metrics = (await client.get("/metrics")).text
     assert asked == [None, CODE.id, CREATIVE.id]
     assert health["status"] == "ready"
     assert health["adapters"] == [CODE.id, CREATIVE.id]
     assert health["rejected"] == ["big"]
+    assert "\nlora_adapters_refused 1.0" in metrics
+    assert "\nadaptive_lora_canary_age_seconds 0." in metrics
     assert health["engine"]["loaded_adapters"] == 2
 
 
@@ -200,6 +206,7 @@ async def test_an_engine_that_hangs_is_not_ready_until_it_generates_again(
         await until_phase(runtime, "stalled")
         assert (await client.get("/ready")).status_code == 503
         assert (await client.get("/health")).json()["status"] == "stalled"
+        assert 'adaptive_lora_phase{phase="stalled"} 1.0' in (await client.get("/metrics")).text
         engine._delay_s = 0
         await until_phase(runtime, "ready")
         assert (await client.get("/ready")).status_code == 200
@@ -237,7 +244,9 @@ async def test_a_server_waits_for_its_registry(engine: FakeEngine, monkeypatch: 
         await until(lambda: tried > 2)
         health = await client.get("/health")
         assert (health.status_code, health.json()["status"]) == (503, "starting")
+        assert "\nregistry_up 0.0" in (await client.get("/metrics")).text
         is_up.set()
         await ready(client)
         assert runtime.phase == "ready"
+        assert "\nregistry_up 1.0" in (await client.get("/metrics")).text
     assert failures == []

@@ -25,6 +25,18 @@ def test_what_a_machine_cannot_know_is_absent() -> None:
     assert "lora_active_adapters 0.0" in text
 
 
+def test_preemptions_and_workers_are_told_by_engines_that_have_them() -> None:
+    metrics = Metrics()
+    metrics.engine.stats = EngineStats(0, 0, None, None, loaded_adapters=0)
+    assert not {"lora_preemptions_total", "lora_workers"} & set(metrics.render().decode().split())
+    metrics.engine.stats = EngineStats(
+        0, 0, None, None, loaded_adapters=0, n_preemptions=3, workers={"usable": 2, "away": 1}
+    )
+    text = metrics.render().decode()
+    assert "\nlora_preemptions_total 3.0" in text
+    assert '\nlora_workers{state="away"} 1.0' in text
+
+
 def test_abstentions_are_decisions_with_that_reason() -> None:
     metrics = Metrics()
     metrics.routed(RouteDecision("base", 0.3, "abstained", {}), seconds=0.001)

@@ -39,6 +39,7 @@ from adaptive_lora.errors import (
     Conflict,
     EngineDead,
     HashMismatch,
+    RegistryUnavailable,
     UnknownAdapter,
 )
 from adaptive_lora.types import AdapterVersion
@@ -71,6 +72,8 @@ class Fleet:
         self._one_change = asyncio.Lock()
         self._problem: str | None = None
         """What keeps it from following the registry."""
+        self.registry_is_up = True
+        """As of the last look."""
 
     @property
     def view(self) -> FleetView:
@@ -108,6 +111,7 @@ class Fleet:
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
             problem = None
+            registry_is_up = True
             try:
                 revision = await asyncio.to_thread(self._registry.revision)
                 if revision != self._reconciler.revision or not self._reconciler.is_settled():
@@ -116,12 +120,14 @@ class Fleet:
                 raise
             except AdaptiveLoraError as error:
                 problem = error.message
+                registry_is_up = not isinstance(error, RegistryUnavailable)
             if problem != self._problem:
                 if problem is None:
                     _log.info("the fleet follows the registry again")
                 else:
                     _log.error("the fleet stays as it is: %s", problem)
             self._problem = problem
+            self.registry_is_up = registry_is_up
 
     async def reconcile(self) -> None:
         """Bring engine, router and view to what the registry declares."""

@@ -382,6 +382,7 @@ class VLLMInferenceEngine:
             kv_cache_usage=self._snapshot.kv_cache_usage if in_flight else 0.0,
             gpu_memory_usage=gpu_memory_usage(self._options.n_workers),
             loaded_adapters=len(self._adapters),
+            n_preemptions=self._snapshot.n_preemptions,
         )
 
     async def device_memory(self) -> Sequence[DeviceMemory]:

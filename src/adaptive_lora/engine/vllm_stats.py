@@ -12,6 +12,7 @@ class SchedulerSnapshot:
 
     running: int = 0
     kv_cache_usage: float = 0.0
+    n_preemptions: int = 0
 
 
 class PublishedSnapshot:
@@ -26,12 +27,16 @@ class PublishedSnapshot:
     def kv_cache_usage(self) -> float:
         return _published("vllm:kv_cache_usage_perc")
 
+    @property
+    def n_preemptions(self) -> int:
+        return int(_published("vllm:num_preemptions_total"))
+
 
 def _published(name: str) -> float:
     from prometheus_client import REGISTRY
 
     metrics = REGISTRY.restricted_registry([name]).collect()
-    return sum(sample.value for metric in metrics for sample in metric.samples)
+    return sum(sample.value for metric in metrics for sample in metric.samples if sample.name == name)
 
 
 def capture_into(snapshot: SchedulerSnapshot) -> Any:
@@ -46,10 +51,14 @@ def capture_into(snapshot: SchedulerSnapshot) -> Any:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             """Registers nothing."""
 
-        def record(self, scheduler_stats: Any, *args: Any, **kwargs: Any) -> None:
+        def record(
+            self, scheduler_stats: Any, iteration_stats: Any = None, *args: Any, **kwargs: Any
+        ) -> None:
             if scheduler_stats is not None:
                 snapshot.running = scheduler_stats.num_running_reqs
                 snapshot.kv_cache_usage = scheduler_stats.kv_cache_usage
+            if iteration_stats is not None:
+                snapshot.n_preemptions += iteration_stats.num_preempted_reqs
 
         def log(self) -> None: ...
 

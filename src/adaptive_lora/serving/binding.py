@@ -8,7 +8,7 @@ import resource
 import socket
 
 from adaptive_lora.errors import SettingsError
-from adaptive_lora.settings import ApiSettings, Settings
+from adaptive_lora.settings import ApiSettings, MonitoringSettings, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -94,10 +94,18 @@ def allowed_hosts(api: ApiSettings) -> tuple[str, ...]:
     """Host names that requests may carry; empty allows any. On a loopback address only its own names are."""
     if api.allowed_hosts:
         return api.allowed_hosts
-    return (*_LOOPBACK_HOSTS, api.host) if is_loopback(api.host) else ()
+    return _own_names(api.host)
 
 
 def admin_hosts(api: ApiSettings) -> tuple[str, ...]:
     """As `allowed_hosts`, for the administrators' port."""
-    own = (*_LOOPBACK_HOSTS, api.admin_host)
-    return own if is_loopback(api.admin_host) else api.allowed_hosts
+    return _own_names(api.admin_host) or api.allowed_hosts
+
+
+def metrics_hosts(monitoring: MonitoringSettings) -> tuple[str, ...]:
+    """As `allowed_hosts`, for Prometheus' port: it asks by the address that it found."""
+    return _own_names(monitoring.metrics_host)
+
+
+def _own_names(host: str) -> tuple[str, ...]:
+    return (*_LOOPBACK_HOSTS, host) if is_loopback(host) else ()

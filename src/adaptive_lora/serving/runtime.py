@@ -44,6 +44,7 @@ from adaptive_lora.serving.quotas.metering import metered, most_tokens
 from adaptive_lora.serving.seeing import FLUSH_TIMEOUT_S, make_prompt_log, make_traces
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
+from adaptive_lora.telemetry.state import GatewayState
 from adaptive_lora.types import (
     AdapterVersion,
     ChatMessage,
@@ -115,12 +116,15 @@ class Runtime:
         self._on_ready = on_ready
         self._on_failure = on_failure
         self._registry: Registry | None = None
+        self._registry_is_up: bool | None = None
+        """Until there is a fleet, which knows then."""
         self._fleet: Fleet | None = None
         self._compositions: Compositions | None = None
         self._refused: Mapping[str, AdapterError] = {}
         self._orchestrator: Orchestrator | None = None
         self._proven_at: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        metrics.state.read = self._state
 
     @property
     def orchestrator(self) -> Orchestrator:
@@ -209,6 +213,10 @@ class Runtime:
         """Seconds since a generation is known to have worked; None before the first."""
         last = self._last_progress()
         return None if last is None else time.monotonic() - last
+
+    def _state(self) -> GatewayState:
+        is_up = self._fleet.registry_is_up if self._fleet is not None else self._registry_is_up
+        return GatewayState(self.phase, self.canary_age_s, len(self.rejected), is_up)
 
     def start(self) -> None:
         """Begin to load, in the background of the running event loop."""
@@ -339,6 +347,7 @@ class Runtime:
             try:
                 return await asyncio.to_thread(loading.open_registry, self.settings)
             except RegistryUnavailable as error:
+                self._registry_is_up = False
                 self._say(f"waiting for the registry: {error.message}")
             await asyncio.sleep(REGISTRY_RETRY_S)
             self._say("loading the base model")

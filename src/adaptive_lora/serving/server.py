@@ -21,6 +21,7 @@ from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.binding import allow_open_files, bind, check_bind, url_of
 from adaptive_lora.serving.connection import KEEP_ALIVE_S, BoundedConnection, look_at
 from adaptive_lora.serving.drain import LAST_WORDS_S
+from adaptive_lora.serving.private_metrics import create_metrics_app
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.logging import configure_logging
@@ -35,7 +36,8 @@ TICKS_PER_S = 10
 """Of uvicorn's main loop."""
 LINGER_S = 10.0
 """How long clients may take to read what was sent last, if there is as much time; then they are cut off."""
-MAX_ADMIN_CONNECTIONS = 64
+MAX_CONNECTIONS_BESIDE = 64
+"""Of the administrators' port, and of Prometheus'."""
 MAX_STOP_S = 5.0
 """What is kept of the grace period for the engine's own end; at most a fifth of it."""
 
@@ -77,29 +79,28 @@ class _Main(_Server):
     """Drains on the first signal, and stops at once on the second. What serves beside it begins and ends
     with it."""
 
-    beside: _Beside | None = None
-    beside_sockets: list[socket.socket]
-
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
         super().__init__(config)
         self._runtime = runtime
         self._draining: asyncio.Task[None] | None = None
+        self._beside: list[tuple[_Beside, socket.socket]] = []
+
+    def with_beside(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        self._beside.append((_Beside(config), listener))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self._told_to_stop, sig)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        if self.beside is None:
-            await super().serve(sockets)
-            return
-        other = asyncio.create_task(self.beside.serve(self.beside_sockets))
+        others = [asyncio.create_task(server.serve([listener])) for server, listener in self._beside]
         try:
             await super().serve(sockets)
         finally:
-            self.beside.ends_at = self.ends_at
-            self.beside.should_exit = True
-            await other
+            for server, _ in self._beside:
+                server.ends_at = self.ends_at
+                server.should_exit = True
+            await asyncio.gather(*others)
 
     def _told_to_stop(self, sig: int) -> None:
         if self._draining is None:
@@ -142,7 +143,7 @@ def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = 
         failed = True
         server.should_exit = True
 
-    api = settings.api
+    api, monitoring = settings.api, settings.monitoring
     app = create_app(settings, on_ready=_settle, on_failure=give_up)
     server = _Main(_config(app, lifespan=True, max_connections=api.max_connections), app.state.runtime)
     allow_open_files(api.max_connections)
@@ -154,10 +155,17 @@ def run_server(settings: Settings, *, on_listen: Callable[[str], None] | None = 
             keys = "api.admin_host and api.admin_port"
             admin_listener = stack.enter_context(bind(api.admin_host, api.admin_port, keys=keys))
             admin = create_admin_app(app)
-            server.beside = _Beside(_config(admin, lifespan=False, max_connections=MAX_ADMIN_CONNECTIONS))
-            server.beside_sockets = [admin_listener]
+            server.with_beside(_config_beside(admin), admin_listener)
             admin_url = url_of(api.admin_host, admin_listener)
             _log.info("listening for administrators on %s", admin_url, extra={"url": admin_url})
+        if monitoring.metrics_port is not None:
+            keys = "monitoring.metrics_host and monitoring.metrics_port"
+            metrics_listener = stack.enter_context(
+                bind(monitoring.metrics_host, monitoring.metrics_port, keys=keys)
+            )
+            server.with_beside(_config_beside(create_metrics_app(app)), metrics_listener)
+            metrics_url = url_of(monitoring.metrics_host, metrics_listener)
+            _log.info("listening for Prometheus on %s", metrics_url, extra={"url": metrics_url})
         if on_listen is not None:
             on_listen(url)
         server.run(sockets=[listener])
@@ -170,6 +178,10 @@ def _settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+
+
+def _config_beside(app: FastAPI) -> uvicorn.Config:
+    return _config(app, lifespan=False, max_connections=MAX_CONNECTIONS_BESIDE)
 
 
 def _config(app: FastAPI, *, lifespan: bool, max_connections: int) -> uvicorn.Config:

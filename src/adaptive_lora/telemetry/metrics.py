@@ -22,7 +22,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from adaptive_lora.telemetry.adapters import AdapterMetrics
@@ -33,6 +33,7 @@ from adaptive_lora.telemetry.limits import LimitMetrics
 from adaptive_lora.telemetry.queue import QueueMetrics
 from adaptive_lora.telemetry.redis import RedisMetrics
 from adaptive_lora.telemetry.spans import SpanMetrics
+from adaptive_lora.telemetry.state import StateGauges
 from adaptive_lora.types import EngineStats, RouteDecision, TokenChunk
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per series, which nobody reads
@@ -73,7 +74,7 @@ class EngineGauges(Collector):
         self.stats: EngineStats | None = None
         self.ready = False
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("adaptive_lora_ready", "1 when requests are served", value=float(self.ready))
         stats = self.stats
         if stats is None:
@@ -95,6 +96,19 @@ class EngineGauges(Collector):
             yield GaugeMetricFamily(
                 "lora_gpu_memory_usage", "Share of GPU memory in use, 0..1", value=stats.gpu_memory_usage
             )
+        if stats.n_preemptions is not None:
+            yield CounterMetricFamily(
+                "lora_preemptions",
+                "Requests put back into the queue for want of KV cache, to be computed again",
+                value=stats.n_preemptions,
+            )
+        if stats.workers is not None:
+            workers = GaugeMetricFamily(
+                "lora_workers", "Workers of the pool: usable, or away (their canary failed)", labels=["state"]
+            )
+            for state, n_workers in stats.workers.items():
+                workers.add_metric([state], n_workers)
+            yield workers
 
 
 class Metrics:
@@ -104,6 +118,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.engine = EngineGauges()
         self.registry.register(self.engine)
+        self.state = StateGauges()
+        self.registry.register(self.state)
         self.adapters = AdapterMetrics(self.registry)
         self.compositions = CompositionMetrics()
         self.registry.register(self.compositions)

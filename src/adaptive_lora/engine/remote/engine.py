@@ -380,6 +380,7 @@ class RemoteEngine:
             kv_cache_usage=_mean([report.kv_cache_usage for report in reports]),
             gpu_memory_usage=_mean([report.gpu_memory_usage for report in reports]),
             loaded_adapters=len(self._pool.declared),
+            workers={"usable": self.n_workers, "away": len(self._pool.workers) - self.n_workers},
         )
 
     def _check(self) -> None:

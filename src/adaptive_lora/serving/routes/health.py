@@ -21,7 +21,7 @@ from adaptive_lora.serving.routes.common import (
     runtime_of,
     view_of,
 )
-from adaptive_lora.serving.runtime import visible
+from adaptive_lora.serving.runtime import Runtime, visible
 from adaptive_lora.serving.schemas.fleet import BriefHealthAnswer, HealthAnswer, LiveAnswer, ReadyAnswer
 from adaptive_lora.telemetry.metrics import CONTENT_TYPE
 
@@ -87,5 +87,10 @@ async def metrics(request: Request) -> Response:
         raise Forbidden("metrics name every agent, and your credential is for some of them alone")
     if not runtime.settings.monitoring.prometheus_enabled:
         raise NotFound("metrics are switched off here (monitoring.prometheus_enabled)")
+    return await rendered_metrics(runtime)
+
+
+async def rendered_metrics(runtime: Runtime) -> Response:
+    """Prometheus' text format, with the engine's figures of this moment."""
     await runtime.stats()
     return Response(runtime.metrics.render(), media_type=None, headers={"content-type": CONTENT_TYPE})

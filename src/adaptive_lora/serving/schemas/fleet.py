@@ -67,6 +67,8 @@ class EngineHealth(BaseModel):
     kv_cache_usage: float | None
     gpu_memory_usage: float | None
     loaded_adapters: int
+    n_preemptions: int | None
+    workers: dict[str, int] | None
 
 
 class BriefHealthAnswer(BaseModel):
