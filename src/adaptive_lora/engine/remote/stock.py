@@ -92,9 +92,11 @@ class StockDialect:
             if answer.status != 200:
                 raise _refusal(answer.status, await answer.body())
             n_unfinished = request.sampling.n
+            is_new = True
             async for events in wire.read_events(answer.pieces()):
                 chunks = _read_choices(wire.before_done(events), model, len(ids), request.sampling.logprobs)
-                for chunk in wire.join_chunks(chunks):
+                for chunk in wire.join_chunks(chunks, is_new=is_new):
+                    is_new = False
                     n_unfinished -= chunk.finish_reason is not None
                     answer.is_complete = not n_unfinished
                     yield chunk

@@ -16,8 +16,9 @@ without either was cut. An error is `{"error": {"code", "message"}}`, in a strea
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -126,17 +127,25 @@ def error_body(error: AdaptiveLoraError) -> bytes:
 async def read_chunks(body: AsyncIterator[bytes]) -> AsyncGenerator[TokenChunk, None]:
     """The chunks of a stream, joined where they arrive together. Raises the error that ends it, and EOFError
     if it was cut."""
+    is_new = True
     async for events in read_events(body):
-        for chunk in join_chunks(map(read_chunk, before_done(events))):
+        for chunk in join_chunks(map(read_chunk, before_done(events)), is_new=is_new):
+            is_new = False
             yield chunk
         if END in events:
             return
     raise EOFError("the stream was cut")
 
 
-def join_chunks(chunks: Iterable[TokenChunk]) -> Iterator[TokenChunk]:
+def join_chunks(chunks: Iterator[TokenChunk], *, is_new: bool = False) -> Iterator[TokenChunk]:
     """As few chunks as say the same: neighbours of one choice become one, so that all who pass it on do it
-    once. An error that ends `chunks` comes after what was before it."""
+    once. An error that ends `chunks` comes after what was before it.
+
+    `is_new`: with the first an answer begins. It stays by itself: whoever then aborts can do so, however late
+    it was read.
+    """
+    if is_new:
+        yield from islice(chunks, 1)
     group: list[TokenChunk] = []
     try:
         for chunk in chunks:
