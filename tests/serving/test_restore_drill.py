@@ -63,7 +63,7 @@ FAKE = Fleet({"engine": "fake", "base_model": BASE_MODEL}, "code", _fake, ("one"
 DEMO = Fleet(
     {"engine": "vllm", "dtype": "float32", "max_model_len": 256},
     "pirate",
-    lambda folder, number: pirate(folder, alpha=16 * number),
+    lambda folder, number: pirate(folder, alpha=12 + 4 * number),
     ("Write a function that returns the largest number of a list.", "Sort the names by length."),
     0.25,
 )

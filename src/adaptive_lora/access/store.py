@@ -100,6 +100,12 @@ class AccessStore:
         with self._database.transaction() as connection:
             return tuple(AuditEntry(**row._mapping) for row in connection.execute(query))
 
+    def last(self, action: AuditAction) -> datetime | None:
+        """When that was last done; None if never."""
+        query = sa.select(audit.c.at).where(audit.c.action == action).order_by(audit.c.id.desc()).limit(1)
+        with self._database.transaction() as connection:
+            return connection.scalars(query).first()
+
     # Changing
 
     def mint(self, new: NewKey, *, who: str) -> Minted:

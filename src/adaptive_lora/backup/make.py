@@ -174,6 +174,8 @@ class _Run:
                 if source is None and place != "folder" and (is_log(path) or path == CURRENT):
                     continue  # it has come since
                 tasks.append(partial(self._copy_file, place, path, source or file, copied))
+        if "folder" in self._site.folders and not self._site.folders["folder"].is_dir():
+            copied.missing.add("folder")  # a server would not start without it
         self._progress(f"copying {len(tasks)} adapters and files")
         in_parallel(JOBS, lambda task: task(), tasks)
         return copied

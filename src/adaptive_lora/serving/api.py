@@ -17,6 +17,7 @@ from adaptive_lora.serving.api_page import add_page
 from adaptive_lora.serving.auth.gate import Gate
 from adaptive_lora.serving.auth.guard import without_security
 from adaptive_lora.serving.auth.middleware import Authentication
+from adaptive_lora.serving.backups import BackupWatch
 from adaptive_lora.serving.batches.desk import Desk
 from adaptive_lora.serving.batches.runner import Runner
 from adaptive_lora.serving.binding import allowed_hosts
@@ -64,6 +65,7 @@ def create_app(
     )
     desk = Desk(settings)
     runner = Runner(desk, runtime, gate)
+    backups = BackupWatch(desk, metrics.backup)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -71,9 +73,11 @@ def create_app(
             gate.credentials.start()
         runtime.start()
         runner.start()
+        backups.start()
         try:
             yield
         finally:
+            await backups.stop()
             await runner.stop()
             await runtime.stop()
             if gate is not None:

@@ -26,6 +26,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from adaptive_lora.telemetry.adapters import AdapterMetrics
+from adaptive_lora.telemetry.backup import BackupGauge
 from adaptive_lora.telemetry.batches import BatchMetrics
 from adaptive_lora.telemetry.cache import CacheMetrics
 from adaptive_lora.telemetry.compositions import CompositionMetrics
@@ -123,6 +124,8 @@ class Metrics:
         self.adapters = AdapterMetrics(self.registry)
         self.compositions = CompositionMetrics()
         self.registry.register(self.compositions)
+        self.backup = BackupGauge()
+        self.registry.register(self.backup)
         self.batches = BatchMetrics(self.registry)
         self.cache = CacheMetrics(self.registry)
         self.limits = LimitMetrics(self.registry)
