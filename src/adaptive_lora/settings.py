@@ -130,8 +130,8 @@ class AuthSettings(Section):
     failures_per_minute: int | None = Field(
         30,
         ge=1,
-        description="credentials that prove nothing, of one address; beyond it 429 instead of 401, while good "
-        "ones are believed as ever; null is no limit",
+        description="credentials that prove nothing, of one address; beyond it 429 instead of 401, while "
+        "good ones are believed as ever; null is no limit",
     )
 
 
@@ -653,8 +653,8 @@ class Settings(Section):
     def _one_worker_per_engine(self) -> Self:
         if self.api.workers > 1 and self.model.engine == "remote":
             raise ValueError(
-                f"api.workers is {self.api.workers}, and a gateway is one process, with a port and metrics of "
-                "its own: start more gateways behind a balancer instead, with redis.url and "
+                f"api.workers is {self.api.workers}, and a gateway is one process, with a port and metrics "
+                "of its own: start more gateways behind a balancer instead, with redis.url and "
                 "registry.database_url in common"
             )
         if self.api.workers > 1:

@@ -94,7 +94,10 @@ async def test_structured_output(client: httpx.AsyncClient) -> None:
         ),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "audio (input_audio)"),
         ({"chat_template": "{{ x }}"}, "chat_template: there is no such field"),
-        ({"response_format": {"type": "grammar"}}, "response_format: type is text, json_object or json_schema"),
+        (
+            {"response_format": {"type": "grammar"}},
+            "response_format: type is text, json_object or json_schema",
+        ),
         ({"response_format": {}}, "response_format: type is"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
     ],

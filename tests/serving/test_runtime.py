@@ -19,7 +19,7 @@ from adaptive_lora.errors import (
     RegistryUnavailable,
     WrongModules,
 )
-from adaptive_lora.serving import loading
+from adaptive_lora.serving import canary, loading
 from adaptive_lora.serving import runtime as runtimes
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.runtime import Runtime
@@ -199,7 +199,7 @@ async def test_an_engine_that_hangs_is_not_ready_until_it_generates_again(
         await ready(client)
         monkeypatch.setattr(runtimes, "WATCH_INTERVAL_S", 0.01)
         monkeypatch.setattr(runtimes, "IDLE_BEFORE_CANARY_S", 0.0)
-        monkeypatch.setattr(runtimes, "CANARY_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(canary, "CANARY_TIMEOUT_S", 0.5)
         runtime._tasks[0].cancel()
         runtime._tasks.append(asyncio.create_task(_watching(runtime)))
         engine._delay_s = 60

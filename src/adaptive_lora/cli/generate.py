@@ -100,7 +100,8 @@ async def _ask_engine(
 ) -> dict[str, Any]:
     """The server's own path, without HTTP. `show` writes the text to stdout as it comes."""
     from adaptive_lora.agents.names import parse_name
-    from adaptive_lora.serving.runtime import Runtime, as_prompt
+    from adaptive_lora.serving.runtime import Runtime
+    from adaptive_lora.serving.sampling import as_prompt
     from adaptive_lora.telemetry.metrics import Metrics
     from adaptive_lora.types import GenerateRequest, SamplingConfig
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
@@ -37,6 +36,7 @@ from adaptive_lora.serving.admission.turn import Turn
 from adaptive_lora.serving.admission.window import Size, size_of
 from adaptive_lora.serving.cache.answers import AnswerCache, Answers, CachePolicy, CacheResult
 from adaptive_lora.serving.cache.factory import make_cache, make_salts
+from adaptive_lora.serving.canary import Canary
 from adaptive_lora.serving.drain import Drain
 from adaptive_lora.serving.principal import DEFAULT_TIER
 from adaptive_lora.serving.quotas.factory import make_attempts, make_limiter, make_redis
@@ -46,12 +46,8 @@ from adaptive_lora.settings import Settings
 from adaptive_lora.telemetry.metrics import Metrics
 from adaptive_lora.telemetry.state import GatewayState
 from adaptive_lora.types import (
-    AdapterVersion,
-    ChatMessage,
     EngineStats,
     GenerateRequest,
-    Prompt,
-    SamplingConfig,
 )
 
 if TYPE_CHECKING:
@@ -68,12 +64,9 @@ _SERVING: frozenset[Phase] = frozenset({"ready", "stalled", "draining"})
 
 WATCH_INTERVAL_S = 5.0
 IDLE_BEFORE_CANARY_S = 30.0
-CANARY_TIMEOUT_S = 60.0
 REGISTRY_RETRY_S = 2.0
 HEAD_START_S = 0.05
 """For the server to accept its first connections: the imports to come hold the interpreter's lock."""
-CANARY_TOKENS = 4
-CANARY_PROMPT = "What is 1 plus 1?"
 
 
 class Runtime:
@@ -122,7 +115,7 @@ class Runtime:
         self._compositions: Compositions | None = None
         self._refused: Mapping[str, AdapterError] = {}
         self._orchestrator: Orchestrator | None = None
-        self._proven_at: float | None = None
+        self._canary = Canary()
         self._tasks: list[asyncio.Task[None]] = []
         metrics.state.read = self._state
 
@@ -301,7 +294,7 @@ class Runtime:
         finally:
             starting.cancel()
         self._say("proving that the base model generates")
-        await self._canary(engine, None)
+        await self._canary.prove(engine)
         self._say("loading the adapters")
         compositions = self._compositions = loading.make_compositions(
             self.settings, engine, unused=self.queues.users.gone
@@ -313,7 +306,7 @@ class Runtime:
             engine,
             registry,
             base,
-            prove=partial(self._canary, engine),
+            prove=partial(self._canary.prove, engine),
             metrics=self.metrics,
             compositions=compositions,
             unused=self.queues.users.gone,
@@ -352,29 +345,9 @@ class Runtime:
             await asyncio.sleep(REGISTRY_RETRY_S)
             self._say("loading the base model")
 
-    async def _canary(self, engine: Engine, version: AdapterVersion | None) -> None:
-        """Generate a few tokens. Raises EngineError if nothing comes, or not in time."""
-        text = version.examples[0] if version and version.examples else CANARY_PROMPT
-        request = GenerateRequest(
-            f"canary-{uuid.uuid4().hex}",
-            as_prompt(text, raw=False),
-            SamplingConfig(max_tokens=CANARY_TOKENS),
-            version.id if version else None,
-        )
-        n_tokens = 0
-        try:
-            async with asyncio.timeout(CANARY_TIMEOUT_S):
-                async for chunk in engine.generate(request):
-                    n_tokens += chunk.n_tokens
-        except TimeoutError:
-            raise EngineError(f"a canary generation took longer than {CANARY_TIMEOUT_S:g} s") from None
-        if not n_tokens:
-            raise EngineError("a canary generation gave no token")
-        self._proven_at = time.monotonic()
-
     def _last_progress(self) -> float | None:
         """When a token was last generated, for a request or a canary."""
-        times = [self._proven_at, self._orchestrator.last_token_at if self._orchestrator else None]
+        times = [self._canary.proven_at, self._orchestrator.last_token_at if self._orchestrator else None]
         return max((moment for moment in times if moment is not None), default=None)
 
     async def _watch(self) -> None:
@@ -386,7 +359,7 @@ class Runtime:
                 self._enter("ready", "serving")
             return
         try:
-            await self._canary(self.engine, None)
+            await self._canary.prove(self.engine)
         except EngineDead:
             raise
         except EngineError as error:
@@ -414,26 +387,3 @@ class Runtime:
         _log.critical("cannot serve: %s", reason, exc_info=error)
         if self._on_failure is not None:
             self._on_failure()
-
-
-def as_prompt(text: str, *, raw: bool) -> Prompt:
-    """A user's turn, which a base model without a chat template reads as plain text; the text itself if
-    `raw`."""
-    return text if raw else (ChatMessage("user", text),)
-
-
-def visible(
-    rejected: Mapping[str, AdapterError], agents: frozenset[str] | None
-) -> Mapping[str, AdapterError]:
-    """What a caller may know of `Runtime.rejected`: of its own agents, the versions; folders say whatever
-    they are called, and are for those who may see all."""
-    if agents is None:
-        return rejected
-    return {key: error for key, error in rejected.items() if "@" in key and key.partition("@")[0] in agents}
-
-
-def rejected_as_list(rejected: Mapping[str, AdapterError]) -> list[dict[str, str]]:
-    return [
-        {"folder": folder, "code": error.code, "message": error.message}
-        for folder, error in sorted(rejected.items())
-    ]

@@ -1,4 +1,4 @@
-"""From the wire's sampling fields to a `SamplingConfig`."""
+"""From the wire's fields to a prompt and a `SamplingConfig`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from adaptive_lora.errors import InvalidRequest
 from adaptive_lora.serving.schemas.common import Sampling
-from adaptive_lora.types import SamplingConfig
+from adaptive_lora.types import ChatMessage, Prompt, SamplingConfig
 
 _SAME = (
     "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
@@ -43,3 +43,9 @@ def to_sampling(
         json_schema=json_schema,
         **given,
     )
+
+
+def as_prompt(text: str, *, raw: bool) -> Prompt:
+    """A user's turn, which a base model without a chat template reads as plain text; the text itself if
+    `raw`."""
+    return text if raw else (ChatMessage("user", text),)

@@ -74,8 +74,8 @@ class Gate:
         return self._bearer(credential)
 
     def check_still(self, principal: Principal) -> None:
-        """For work that goes on after its request: raises Unauthenticated if the credential that it began with
-        is good no more, RegistryUnavailable if that cannot be known."""
+        """For work that goes on after its request: raises Unauthenticated if the credential that it began
+        with is good no more, RegistryUnavailable if that cannot be known."""
         if principal.credential is None:
             raise Unauthenticated("it was asked for without a credential, and one is needed now")
         if principal.expires_at is not None and principal.expires_at.timestamp() <= self._clock():

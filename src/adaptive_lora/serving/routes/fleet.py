@@ -10,6 +10,7 @@ from starlette.responses import Response
 from adaptive_lora.agents.names import AUTO, MAX_NAME_CHARS
 from adaptive_lora.errors import UnknownAdapter
 from adaptive_lora.serving.auth.guard import needs
+from adaptive_lora.serving.refused import rejected_as_list, visible
 from adaptive_lora.serving.routes.common import (
     ON_GUARDED,
     allowed_to,
@@ -18,7 +19,6 @@ from adaptive_lora.serving.routes.common import (
     runtime_of,
     view_of,
 )
-from adaptive_lora.serving.runtime import rejected_as_list, visible
 from adaptive_lora.serving.schemas.fleet import AdaptersAnswer, ModelBody, ModelsAnswer
 from adaptive_lora.types import BASE
 

@@ -30,8 +30,7 @@ from adaptive_lora.serving.routes.common import (
     streamed,
 )
 from adaptive_lora.serving.routes.direct import DirectRoute
-from adaptive_lora.serving.runtime import as_prompt
-from adaptive_lora.serving.sampling import to_sampling
+from adaptive_lora.serving.sampling import as_prompt, to_sampling
 from adaptive_lora.serving.schemas.generate import (
     BatchAnswer,
     BatchBody,

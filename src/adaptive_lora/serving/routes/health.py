@@ -12,6 +12,7 @@ from adaptive_lora import __version__
 from adaptive_lora.errors import EngineNotReady, Forbidden, NotFound
 from adaptive_lora.serving.auth.guard import needs
 from adaptive_lora.serving.context import context_of
+from adaptive_lora.serving.refused import visible
 from adaptive_lora.serving.routes.common import (
     ON_EVERY_PATH,
     ON_GUARDED,
@@ -21,7 +22,7 @@ from adaptive_lora.serving.routes.common import (
     runtime_of,
     view_of,
 )
-from adaptive_lora.serving.runtime import Runtime, visible
+from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.serving.schemas.fleet import BriefHealthAnswer, HealthAnswer, LiveAnswer, ReadyAnswer
 from adaptive_lora.telemetry.metrics import CONTENT_TYPE
 
