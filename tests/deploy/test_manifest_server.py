@@ -43,7 +43,7 @@ def test_a_pod_with_the_guides_secret_serves_and_asks_who_calls(tmp_path: Path) 
             entry = json.loads(line) if line.startswith("{") else {}
             if (message := entry.get("message", "")).startswith("listening"):
                 urls[message.partition(" on ")[0]] = entry["url"]
-            if len(urls) == 3:
+            if message.startswith("ready"):
                 break
         try:
             public, metrics = urls["listening"], urls["listening for Prometheus"]

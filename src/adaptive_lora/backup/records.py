@@ -108,4 +108,3 @@ def check_id(backup_id: str) -> str:
             "`adaptive-lora backups` lists them"
         )
     return backup_id
-

@@ -48,9 +48,7 @@ class LineItem(BaseModel):
 
 class MemoryAnswer(BaseModel):
     seconds: float = Field(description="how long allocations were traced")
-    lines: list[LineItem] = Field(
-        description="allocated then and still in use, the largest first"
-    )
+    lines: list[LineItem] = Field(description="allocated then and still in use, the largest first")
     traced_bytes: int = Field(description="of all lines")
     overhead_bytes: int = Field(description="what tracing itself took")
     rss_before: int = Field(description="bytes of the process")
