@@ -60,7 +60,7 @@ async def test_probes_are_not_counted_and_paths_are_no_labels(client: httpx.Asyn
     assert 'route="/live"' not in metrics
     assert "secret" not in metrics
     assert 'api_requests_total{code="404",route="unmatched",status="error"} 2.0' in metrics
-    assert 'route="/v1/models/{model}"' in metrics
+    assert 'route="/v1/models/{model:path}"' in metrics
 
 
 async def test_prompts_are_not_logged(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
