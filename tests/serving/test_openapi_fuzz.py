@@ -20,8 +20,9 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
+from adaptive_lora.serving.binding import url_of
 from adaptive_lora.serving.principal import SCOPES
-from adaptive_lora.serving.server import _Beside, _config, _Main
+from adaptive_lora.serving.server import _config, _Main
 from tests.serving.auth.signing import SECRET, token
 from tests.serving.conftest import KeywordRouter, settings_of
 
@@ -57,18 +58,21 @@ for guarded in (GUARDED, ADMIN):
 def served(**sections: Any) -> Iterator[tuple[str, str]]:
     """URLs of the public and of the administrators' port."""
     app = app_of(**sections)
-    server = _Main(_config(app, lifespan=True, max_connections=64), app.state.runtime)
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    server.beside = _Beside(_config(create_admin_app(app), lifespan=False, max_connections=64))
-    server.beside_sockets = sockets[1:]
-    thread = threading.Thread(target=server.run, args=[sockets[:1]])
-    thread.start()
-    while app.state.runtime.phase != "ready" or not server.started:
-        time.sleep(0.01)
-    public, admin = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in sockets)
-    yield public, admin
-    server.should_exit = True
-    thread.join()
+    public, admin = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    with public, admin:
+        server = _Main(_config(app, lifespan=True, max_connections=64), app.state.runtime)
+        server.with_beside(_config(create_admin_app(app), lifespan=False, max_connections=64), admin)
+        urls = (url_of("127.0.0.1", public), url_of("127.0.0.1", admin))
+        thread = threading.Thread(target=server.run, args=[[public]])
+        thread.start()
+        try:
+            while app.state.runtime.phase != "ready" or not server.started:
+                assert thread.is_alive(), "the server ended before it was ready"
+                time.sleep(0.01)
+            yield urls
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")
