@@ -22,7 +22,7 @@ from .conftest import LiveSite, backed_up, rows_of, site_at
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([endless.__name__])
-N_KILLS = 6
+N_KILLS = 5
 LONGEST_S = 0.3
 """A backup or a restore here takes less."""
 

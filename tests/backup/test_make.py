@@ -202,7 +202,11 @@ def test_verify_tells_what_is_damaged_and_what_is_gone(live: LiveSite, repositor
     assert verify(repository, made.backup).damaged == ()
 
 
-def test_a_document_that_was_changed_is_no_backup(sqlite_live: LiveSite, repository: Repository) -> None:
+@pytest.mark.parametrize("kind", ["plain", "repository"])
+def test_a_document_that_was_changed_is_no_backup(
+    sqlite_live: LiveSite, kind: str, request: pytest.FixtureRequest
+) -> None:
+    repository: Repository = request.getfixturevalue(kind)
     made = backed_up(sqlite_live.site, repository)
     path = repository.folder.location.path / "backups" / made.backup_id
     content = path.read_bytes()
