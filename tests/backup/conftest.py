@@ -172,7 +172,7 @@ def key_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def repository(request: pytest.FixtureRequest, tmp_path: Path, key_file: Path) -> Repository:
-    """Encrypted for a site on SQLite, and not for one on PostgreSQL: each of the four is seen in two pairs."""
+    """Encrypted for a site on SQLite, and not for one on PostgreSQL: two pairs show all four."""
     names = request.fixturenames
     is_plain = "database_url" in names and "postgresql" in request.getfixturevalue("database_url")
     return Repository.open(f"{tmp_path}/backups", None if is_plain else key_file, create=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from adaptive_lora.adapters.registry_database import Database, sqlite_url
+from adaptive_lora.adapters.registry_tables import batches, files
 from adaptive_lora.backup.repository import Repository
 from adaptive_lora.backup.restore import restore
 from adaptive_lora.backup.retention import keep_newest
@@ -118,6 +121,20 @@ def test_half_a_line_of_a_log_is_left_out(sqlite_live: LiveSite, plain: Reposito
     choices.write_bytes(whole + b'{"request_id": "on its w')
     entry = backed_up(sqlite_live.site, plain).backup.places["learning"]["choices.jsonl"]
     assert b"".join(plain.read(entry, "choices")) == whole
+
+
+def test_an_input_that_has_expired_is_kept_while_its_batch_reads_it(
+    live: LiveSite, plain: Repository
+) -> None:
+    file_id = live.add_file(b"read later")
+    database = live.site.database()
+    with database.transaction(change=True) as connection:
+        connection.execute(sa.update(files).values(expires_at=datetime.now(UTC)))
+    assert file_id in backed_up(live.site, plain).backup.places["files"]
+    with database.transaction(change=True) as connection:
+        connection.execute(sa.update(batches).values(status="cancelled"))
+    database.close()
+    assert backed_up(live.site, plain).backup.places["files"] == {}
 
 
 def test_missing_and_damaged_files_are_told_and_left_out_if_that_is_allowed(

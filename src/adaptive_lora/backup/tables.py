@@ -29,7 +29,16 @@ from adaptive_lora.adapters.registry_schema import (
     schema_of,
     upgrade,
 )
-from adaptive_lora.adapters.registry_tables import UtcTime, access_state, files, metadata, state, versions
+from adaptive_lora.adapters.registry_tables import (
+    UtcTime,
+    access_state,
+    batches,
+    files,
+    metadata,
+    state,
+    versions,
+)
+from adaptive_lora.batches.records import UNFINISHED
 from adaptive_lora.errors import Conflict, SettingsError, StorageError
 
 ROWS_AT_ONCE: Final = 1_000
@@ -56,7 +65,7 @@ class Dumped:
     adapters: tuple[tuple[str, str], ...]
     """(name, version) of those whose files the store keeps."""
     files: tuple[tuple[str, int], ...]
-    """(id, bytes) of those that callers see."""
+    """(id, bytes) of those that callers see, or that a batch has still to read."""
 
 
 def dump(database: Database, folder: Path) -> Dumped:
@@ -75,7 +84,9 @@ def dump(database: Database, folder: Path) -> Dumped:
                     f"has {wanted}): start this release's server once, or back up with that release"
                 )
             stored = sa.select(versions.c.name, versions.c.version).where(versions.c.origin == "store")
-            seen = sa.select(files.c.id, files.c.size_bytes).where(files.c.expires_at > moment)
+            read = sa.select(batches.c.input_file_id).where(batches.c.status.in_(UNFINISHED))
+            needed = sa.or_(files.c.expires_at > moment, files.c.id.in_(read))
+            kept = sa.select(files.c.id, files.c.size_bytes).where(needed)
             return Dumped(
                 moment,
                 wanted,
@@ -83,7 +94,7 @@ def dump(database: Database, folder: Path) -> Dumped:
                 connection.scalars(sa.select(access_state.c.revision)).one(),
                 {table.name: tuple(_write(connection, table, folder)) for table in metadata.sorted_tables},
                 tuple((row.name, row.version) for row in connection.execute(stored)),
-                tuple((row.id, row.size_bytes) for row in connection.execute(seen)),
+                tuple((row.id, row.size_bytes) for row in connection.execute(kept)),
             )
     finally:
         patient.close()
