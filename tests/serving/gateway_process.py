@@ -82,9 +82,6 @@ class GatewayProcess:
         ]
 
     def close(self) -> None:
-        import shutil
-
-        shutil.copy(self._log.name, "/tmp/w/gwlogs/")
         self.process.kill()
         self.process.communicate()
         self._log.close()
