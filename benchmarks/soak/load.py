@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from adaptive_lora.loadtest.open_loop import open_loop, poisson
 from soak.clients import Clients
 from soak.raw import HOLD_S, RawClients
 from soak.server import TIMEOUT_S
@@ -42,7 +43,6 @@ class Load:
     clients: Mapping[str, Client]
     rng: random.Random
     ends: dict[str, Counter[str]] = field(default_factory=dict)
-    _running: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def closed_loop(self, seconds: float, n_clients: int) -> float:
         """Requests per second that so many clients get done, of those kinds that want an answer."""
@@ -62,15 +62,11 @@ class Load:
     async def open_loop(self, seconds: float, rate: float) -> None:
         """`rate` requests per second; returns when all have ended."""
         kinds, shares = list(SHARES), list(SHARES.values())
-        started = time.monotonic()
-        at_s = 0.0
-        while at_s < seconds:
-            await asyncio.sleep(max(0.0, started + at_s - time.monotonic()))
-            task = asyncio.create_task(self._one(self.rng.choices(kinds, shares)[0]))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-            at_s += self.rng.expovariate(rate)
-        await asyncio.gather(*self._running)
+
+        async def send(at_s: float, started: float) -> None:
+            await self._one(self.rng.choices(kinds, shares)[0])
+
+        await open_loop(poisson(rate, seconds, self.rng), send)
 
     async def _one(self, kind: str) -> None:
         rng = random.Random(self.rng.random())

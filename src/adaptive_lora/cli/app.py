@@ -18,6 +18,7 @@ from adaptive_lora.cli import (
     fleet,
     generate,
     keys,
+    loadtest,
     models,
     plan,
     quantise,
@@ -46,6 +47,7 @@ app.add_typer(compositions.app, name="compositions")
 app.add_typer(router.app, name="router")
 app.add_typer(models.app, name="models")
 app.command("plan")(plan.plan)
+app.command("loadtest")(loadtest.loadtest)
 app.add_typer(quantise.app, name="quantise")
 app.add_typer(keys.app, name="keys")
 app.add_typer(debug.app, name="debug")

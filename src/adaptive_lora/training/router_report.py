@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_lora.training.plots import line_plot, page
+from adaptive_lora.plots import line_plot, page
 from adaptive_lora.training.router_evaluation import Evaluation
 from adaptive_lora.training.router_metrics import reliability, risk_coverage
 
