@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything runs in $(VENV), which scripts/install.py makes and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-manifests check acceptance bench soak demo-fleet demo-eval encoder lock docs clean
+.PHONY: help install serve test test-manifests test-workflows check acceptance bench soak demo-fleet demo-eval encoder lock docs clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,6 +29,10 @@ test: ## run all tests (at most 20 minutes on two cores)
 test-manifests: ## build, apply, validate and scan k8s/ (a minute; needs npm)
 	@$(INSTALL) dev
 	$(BIN)/python -m pytest tests/deploy/test_manifest*.py
+
+test-workflows: ## zizmor over .github, bandit over the code (half a minute)
+	@$(INSTALL) dev
+	$(BIN)/python -m pytest tests/project/test_workflow*.py
 
 check: ## ruff, mypy --strict, import-linter, generated reference pages
 	@$(INSTALL) dev

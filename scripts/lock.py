@@ -21,7 +21,7 @@ REQUIREMENTS = ROOT / "requirements"
 UV = "uv==0.13.9"
 INDEX = "https://pypi.org/simple"
 LAYERS = ("cloud", "train", "dev", "encoder")
-TOOLS = ("manifests",)
+TOOLS = ("manifests", "workflows")
 """Environments of their own: what requirements/NAME.in asks for, and nothing of ours."""
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)==(?P<rest>[^\\\n]+?)\s*\\?$")

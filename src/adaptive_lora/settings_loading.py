@@ -109,7 +109,7 @@ def _from_file(path: Path | None, problems: list[str]) -> Iterator[tuple[str, An
     if path is None:
         return
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # nosec B506: plain values only
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -29,7 +29,7 @@ def platform_values(name: object, environ: Mapping[str, str]) -> Iterator[tuple[
     if not isinstance(name, str) or name not in PORTS:
         return
     source = f"platform.name {name}"
-    yield "api.host", "0.0.0.0", source
+    yield "api.host", "0.0.0.0", source  # nosec B104: a container
     yield "api.port", PORTS[name], source
     for variable, key in VARIABLES[name].items():
         if environ.get(variable):

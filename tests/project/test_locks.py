@@ -34,7 +34,7 @@ def pins(name: str, machine: dict[str, str]) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", [*LOCKS, "manifests"])
+@pytest.mark.parametrize("name", [*LOCKS, "manifests", "workflows"])
 def test_every_pin_has_hashes(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     blocks = re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE)[1:]
