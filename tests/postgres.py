@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -78,12 +79,10 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """Connections are accepted (by the kernel) and never answered."""
-        for pid in self._pids():
-            os.kill(pid, signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for pid in self._pids():
-            os.kill(pid, signal.SIGCONT)
+        self._send(signal.SIGCONT)
 
     def url(self, database: str) -> str:
         return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}"
@@ -107,6 +106,11 @@ class PostgresServer:
         """Run the rest as another user; it ends when this process does, however that ends."""
         user = [f"--reuid={self._user}", "--clear-groups"] if self._user else []
         return ["setpriv", *user, "--pdeathsig=INT"]
+
+    def _send(self, what: signal.Signals) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):  # sessions end at any time
+                os.kill(pid, what)
 
     def _pids(self) -> list[int]:
         assert self._process is not None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from adaptive_lora.adapters.registry import Registry
+from adaptive_lora.adapters.registry_database import Database
 
 from . import registry_writers
 from .registry_state import BY, add, check_consistent, whole_history
@@ -62,6 +66,25 @@ def test_all_may_open_a_new_database_at_once(database_url: str) -> None:
     snapshot = check_consistent(registry)
     assert (snapshot.revision, len(snapshot.versions)) == (N_PROCESSES, N_PROCESSES)
     registry.close()
+
+
+def test_a_new_file_is_opened_by_several_at_once(tmp_path: Path) -> None:
+    """SQLite refuses all but one of those who change a file to a write-ahead log, and waits for none."""
+    n_openers = 8
+    together = threading.Barrier(n_openers)
+
+    def open_it(path: Path) -> None:
+        database = Database(f"sqlite:///{path}", timeout_s=30)
+        together.wait()
+        try:
+            with database.transaction(change=True) as connection:
+                connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS t (x INTEGER)")
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(n_openers) as pool:
+        for i in range(40):
+            list(pool.map(open_it, [tmp_path / f"{i}.db"] * n_openers))
 
 
 def test_no_update_is_lost(registry: Registry, database_url: str) -> None:

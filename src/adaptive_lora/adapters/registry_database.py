@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -161,17 +162,31 @@ def _make_engine(url: URL, timeout_s: float) -> Engine:
     except (exc.ArgumentError, TypeError, ValueError):
         raise SettingsError("registry.database_url has an option that is not known") from None
     if is_sqlite:
-        _set_up_sqlite(engine)
+        _set_up_sqlite(engine, timeout_s)
     else:
         _set_up_postgresql(engine, timeout_s)
     return engine
 
 
-def _set_up_sqlite(engine: Engine) -> None:
+def _write_ahead(connection: Any, timeout_s: float) -> None:
+    """With a write-ahead log readers and a writer do not wait for each other. A new file is changed to it by
+    whoever comes first; SQLite refuses the others meanwhile, whatever its own time limit."""
+    ends_at = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends_at:
+                raise
+        time.sleep(0.01)
+
+
+def _set_up_sqlite(engine: Engine, timeout_s: float) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _: object) -> None:
         connection.isolation_level = None  # we begin transactions ourselves, below
-        connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait for each other
+        _write_ahead(connection, timeout_s)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 

@@ -55,7 +55,8 @@ def migrate(database: Database) -> None:
 def release_schema() -> str:
     """The schema of this release, as `schema_of` tells it."""
     head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
-    assert head is not None
+    if head is None:
+        raise RuntimeError(f"there are no migrations in {MIGRATIONS}")
     return head
 
 

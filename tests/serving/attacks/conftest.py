@@ -20,9 +20,11 @@ def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def target(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """It asks who calls: API keys, or tokens signed with SECRET."""
+    """It asks who calls: API keys, or tokens signed with SECRET. It has every route that there can be."""
     auth = {"enabled": True, "jwt_secret": SECRET, "failures_per_minute": None}
-    with started(tmp_path_factory.mktemp("target"), *flags, auth=auth) as target:
+    platform = {"name": "sagemaker"}
+    folder = tmp_path_factory.mktemp("target")
+    with started(folder, *flags, auth=auth, platform=platform, api={"host": "127.0.0.1"}) as target:
         yield target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from tests.serving.auth.conftest import Gateway, OpenGateway
 from tests.serving.auth.signing import bearer, token
 from tests.serving.conftest import Serve, until
 
-ADMIN = bearer(token(sub="ann", tenant="acme", scope="admin"))
+ADMIN = bearer(token(sub="ann", tenant="acme", scope="admin", exp=int(time.time()) + 86_400))
 GUIDE = ("gpu_memory_allocated", "gpu_memory_cached", "adapters_loaded", "queue_size")
 
 
