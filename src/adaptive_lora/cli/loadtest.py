@@ -194,8 +194,14 @@ def _positive(name: str, value: float | None) -> None:
 
 
 def _progress(step: Step) -> None:
-    result = "holds" if step.held else "; ".join(step.broken) or "interrupted"
-    console().print(f"{step.rate:.4g} requests/s: {result}", markup=False)
+    console().print(f"{step.rate:.4g} requests/s: {_marks(step)}", markup=False)
+
+
+def _marks(step: Step) -> str:
+    """Whether it holds, or why not; what errors there were."""
+    parts = ["holds"] if step.held else [*step.broken, *["interrupted"] * step.interrupted]
+    parts += [f"{n} {code}" for code, n in step.overall.errors.items()]
+    return "; ".join([*parts, *["generator too slow"] * step.generator_bound])
 
 
 def _print(result: Result) -> None:
@@ -204,26 +210,13 @@ def _print(result: Result) -> None:
 
     out = output()
     row = "{:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}  {}"
-    out.print(
-        row.format(
-            "requests/s", "answers/s", "good/s", "errors", "ttft p99", "itl p99", "e2e p95", "e2e p99", ""
-        )
-    )
+    times = ("ttft p99", "itl p99", "e2e p95", "e2e p99")
+    out.print(row.format("requests/s", "answers/s", "good/s", "errors", *times, "").rstrip())
     for step in result.curve:
-        found = step.overall
-        of = found.latencies
+        found, of = step.overall, step.overall.latencies
+        rates = (f"{step.rate:.4g}", f"{step.achieved:.4g}", f"{found.goodput:.4g}")
         columns = ((of["ttft"], 99), (of["itl"], 99), (of["e2e"], 95), (of["e2e"], 99))
-        times = [f"{percentile(values, p):.3f}" if values else "-" for values, p in columns]
-        rates = (
-            f"{step.rate:.4g}",
-            f"{step.achieved:.4g}",
-            f"{found.goodput:.4g}",
-            f"{found.error_share:.1%}",
-        )
-        marks = [
-            "holds" if step.held else ", ".join(found.errors) or "",
-            "generator too slow" * step.generator_bound,
-        ]
-        out.print(row.format(*rates, *times, "; ".join(filter(None, marks))).rstrip(), markup=False)
+        cells = [f"{percentile(values, p):.3f}" if values else "-" for values, p in columns]
+        out.print(row.format(*rates, f"{found.error_share:.1%}", *cells, _marks(step)), markup=False)
     for line in ("", *verdict(result)):
         out.print(line, markup=False)

@@ -83,7 +83,7 @@ class Figures:
 
     @property
     def error_share(self) -> float:
-        return 1 - self.n_answered / self.n if self.n else 0.0
+        return (self.n - self.n_answered) / self.n if self.n else 0.0
 
     @property
     def goodput(self) -> float:

@@ -5,6 +5,7 @@ Plots are inline SVG: the file needs no network, no script and no other file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -18,6 +19,12 @@ LATENCY_NAMES: dict[Latency, str] = {
     "itl": "time per token after it",
     "e2e": "end to end",
 }
+UNITS: dict[Latency, tuple[str, float]] = {
+    "ttft": ("seconds", 1.0),
+    "itl": ("milliseconds", 1000.0),
+    "e2e": ("seconds", 1.0),
+}
+ROUND = (1, 2, 3, 4, 5, 6, 8, 10)
 HEADROOM = 3.0
 """A latency's axis ends at so many times its objective: far above, the knee would be a flat line."""
 
@@ -31,6 +38,7 @@ def render_report(result: Result, *, title: str) -> str:
         *_plots(result),
         "</div>",
         "<h2>Rates</h2>",
+        _UNITS,
         _steps(result.curve),
         *_agents(result),
     )
@@ -66,7 +74,7 @@ def _plots(result: Result) -> list[str]:
     steps = [step for step in result.curve if step.overall.n]
     if not steps:
         return []
-    x_max = 1.05 * max(step.rate for step in steps)
+    x_max = _axis_end(max(max(_offered(step), step.achieved) for step in steps))
     limits = {o.latency: o.limit_s for o in result.config.objectives.latencies}
     every = [(0.0, 0.0), (x_max, x_max)]
     plots = [
@@ -84,18 +92,18 @@ def _plots(result: Result) -> list[str]:
         )
     ]
     for name in LATENCIES:
-        limit = limits.get(name)
-        worst = max((value for step in steps for value in step.overall.latencies[name]), default=0.0)
-        y_max = 1.1 * worst if limit is None else min(1.1 * max(worst, limit), HEADROOM * limit)
+        unit, factor = UNITS[name]
+        limit = limits[name] * factor if name in limits else None
+        worst = factor * max((p for step in steps for p in step.overall.latencies[name][-1:]), default=0.0)
         if worst <= 0:
             continue
+        y_max = _axis_end(worst if limit is None else min(max(worst, limit), HEADROOM * limit))
         plots.append(
             line_plot(
-                f"{LATENCY_NAMES[name].capitalize()}, in seconds"
-                + ("" if limit is None else "; dashed: the objective"),
+                LATENCY_NAMES[name].capitalize() + ("" if limit is None else "; dashed: the objective"),
                 "requests/s offered",
-                "seconds, at most what the axis shows",
-                {f"p{p}": _latency_points(steps, name, p, y_max) for p in (50, 95, 99)},
+                unit + ("" if worst <= y_max else f"; what is more than {y_max:g} is drawn there"),
+                {f"p{p}": _latency_points(steps, name, p, factor, y_max) for p in (50, 95, 99)},
                 x_max=x_max,
                 y_max=y_max,
                 dashed={} if limit is None else {"objective": [(0.0, limit), (x_max, limit)]},
@@ -104,13 +112,25 @@ def _plots(result: Result) -> list[str]:
     return plots
 
 
+def _axis_end(value: float) -> float:
+    """The next number of which a fifth is a round one: a plot has five steps."""
+    fifth = value / 5
+    power = 10.0 ** math.floor(math.log10(fifth))
+    return float(5 * power * next(n for n in ROUND if n * power >= fifth * (1 - 1e-9)))
+
+
+def _offered(step: Step) -> float:
+    """Requests a second that there were: chance makes it a little more or less than the rate."""
+    return step.overall.n / step.overall.seconds
+
+
 def _points(steps: Sequence[Step], value: Callable[[Step], float]) -> Points:
-    return [(step.rate, value(step)) for step in steps]
+    return [(_offered(step), value(step)) for step in steps]
 
 
-def _latency_points(steps: Sequence[Step], name: Latency, p: float, y_max: float) -> Points:
+def _latency_points(steps: Sequence[Step], name: Latency, p: float, factor: float, y_max: float) -> Points:
     return [
-        (step.rate, min(y_max, percentile(step.overall.latencies[name], p)))
+        (_offered(step), min(y_max, factor * percentile(step.overall.latencies[name], p)))
         for step in steps
         if step.overall.latencies[name]
     ]
@@ -121,29 +141,35 @@ def _steps(steps: Sequence[Step]) -> str:
     for step in steps:
         result = "holds" if step.held else "; ".join(step.broken) or "interrupted"
         own = f"p99 {1000 * step.lag_p99_s:.0f} ms late, {step.cpu_share:.0%} of a core"
-        cells = [f"{step.rate:.4g}", f"{step.achieved:.4g}", *_cells(step.overall)]
-        rows.append(_row(cells) + _text(result) + _text(own + (": too slow" if step.generator_bound else "")))
-    return _table(["requests/s", "answers/s", *_HEAD], rows, ["objectives", "generator"])
+        own += ": too slow" if step.generator_bound else ""
+        figures = _row([f"{step.achieved:.4g}", *_cells(step.overall)])
+        rate = _row([f"{step.rate:.4g}"])
+        rows.append(rate + _text(result) + figures + _text(_codes(step.overall)) + _text(own))
+    return _table(["requests/s", "objectives", "answers/s", *_HEAD, "error codes", "generator"], rows)
 
 
 def _agents(result: Result) -> list[str]:
     step = result.knee or result.first_broken
     if step is None or not step.agents:
         return []
-    rows = [_text(name) + _row(_cells(found)) for name, found in step.agents.items()]
-    return [f"<h2>Agents at {step.rate:.4g} requests/s</h2>", _table(["agent", *_HEAD], rows, [])]
+    rows = [_text(name) + _row(_cells(found)) + _text(_codes(found)) for name, found in step.agents.items()]
+    head = ["agent", *_HEAD, "error codes"]
+    return [f"<h2>Agents at {step.rate:.4g} requests/s</h2>", _table(head, rows)]
 
 
-_HEAD = ["requests", "good/s", "errors", "ttft p50", "p99", "itl p50", "p99", "e2e p50", "p95", "p99"]
+_COLUMNS: dict[Latency, tuple[int, ...]] = {"ttft": (50, 99), "itl": (50, 99), "e2e": (50, 95, 99)}
+_HEAD = ["asked", "good/s", "errors"] + [f"{name} p{p}" for name, ps in _COLUMNS.items() for p in ps]
+_UNITS = "<p>Seconds. ttft: time to first token; itl: time per token after it; e2e: until the last.</p>"
 
 
 def _cells(found: Figures) -> list[str]:
-    ends = {"ttft": (50, 99), "itl": (50, 99), "e2e": (50, 95, 99)}
-    values = [percentile(found.latencies[name], p) for name in LATENCIES for p in ends[name]]
+    values = [percentile(found.latencies[name], p) for name, ps in _COLUMNS.items() for p in ps]
     times = ["-" if value != value else f"{value:.3f}" for value in values]
-    codes = ", ".join(f"{code} {n}" for code, n in found.errors.items())
-    errors = f"{found.error_share:.1%}" + (f" ({codes})" if codes else "")
-    return [str(found.n), f"{found.goodput:.4g}", errors, *times]
+    return [str(found.n), f"{found.goodput:.4g}", f"{found.error_share:.1%}", *times]
+
+
+def _codes(found: Figures) -> str:
+    return ", ".join(f"{code} {n}" for code, n in found.errors.items())
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -154,7 +180,7 @@ def _text(text: str) -> str:
     return f"<td>{escape(text)}</td>"
 
 
-def _table(head: Sequence[str], rows: Sequence[str], more: Sequence[str]) -> str:
-    names = "".join(f"<th>{escape(name)}</th>" for name in [*head, *more])
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    names = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{names}</tr>{body}</table></div>'
+    return f'<div class="scroll"><table style="white-space: nowrap"><tr>{names}</tr>{body}</table></div>'

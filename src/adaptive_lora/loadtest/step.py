@@ -94,7 +94,7 @@ def measured(sent: Sent, config: LoadConfig) -> Step:
     seconds = max(sent.end_s - begin, 1e-3)
     window = [outcome for outcome in sent.outcomes if begin <= outcome.at_s <= sent.end_s]
     overall = figures(window, seconds, config.objectives)
-    broken = overall.broken(config.objectives) if window else []
+    broken = overall.broken(config.objectives) if window or not sent.interrupted else []
     if sent.overloaded:
         broken.append(f"{config.max_in_flight} requests unanswered")
     growth = _backlog_growth(sent.outcomes, begin, sent.end_s)
@@ -119,8 +119,12 @@ def _backlog_growth(outcomes: Sequence[Outcome], begin: float, end: float) -> in
     """How many more requests are under way at `end` than at `begin`; 0 if chance alone explains it.
 
     A queue that grows all the time breaks any objective in the end, though perhaps not in so short a window.
-    The number under way in a steady state varies by about its square root.
+    The number under way in a steady state varies by about its square root; it is not steady before the first
+    requests have had time to end.
     """
+    begin = max(begin, percentile(sorted(o.end_s for o in outcomes), 90)) if outcomes else begin
+    if begin >= end:
+        return 0
     before, after = (sum(o.at_s <= moment < o.at_s + o.end_s for o in outcomes) for moment in (begin, end))
     growth = after - before
     return growth if growth > BACKLOG_SIGMAS * (before + after) ** 0.5 else 0
