@@ -26,7 +26,7 @@ ROUTER = Dashboard(
             ),
             Panel(
                 "Coverage",
-                (Query(f"{_ROUTED} / {rate('router_decisions_total')}"),),
+                (Query(f"({_ROUTED} or vector(0)) / {rate('router_decisions_total')}"),),
                 "percentunit",
                 description="Share of prompts that an agent answers; the base answers the others.",
             ),
