@@ -61,11 +61,11 @@ def test_the_knee_of_mm1_is_found_analytically(p: float, limit_s: float) -> None
     assert search.holds == pytest.approx(knee, rel=0.001)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_knee_of_mm1_is_found_in_what_it_does(seed: int) -> None:
     """With arrivals, percentiles and verdicts of the real thing; the queue alone is simulated."""
     service_rate, p, limit_s = 40.0, 95.0, 0.2
-    config = LoadConfig(Objectives((Objective("e2e", p, limit_s),), 0.05), seconds=2_000.0, warmup_s=100.0)
+    config = LoadConfig(Objectives((Objective("e2e", p, limit_s),), 0.05), seconds=1_000.0, warmup_s=50.0)
     rng = random.Random(seed)
     search = RateSearch(1.0, 1000.0, precision=0.05)
     while (rate := search.next_rate()) is not None:
