@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.deploy.monitoring_files import ROOT
-
-RUNBOOKS = ROOT / "docs/runbooks"
-PAGES = sorted(path.stem for path in RUNBOOKS.glob("*.md"))
-_BLOCK = re.compile(r"(?:^<!-- not run: ([^\n]+) -->\n)?^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from tests.project.doc_blocks import blocks
 
 
-def blocks(page: str) -> list[str]:
-    """Those of a page that run here; the others say why not."""
-    found = _BLOCK.findall((RUNBOOKS / f"{page}.md").read_text())
-    return [commands for why_not, commands in found if not why_not]
+def commands(page: str) -> list[str]:
+    """The blocks of a page that run here; the others say why not."""
+    return [block.text for block in blocks(f"docs/runbooks/{page}.md", "bash") if block.run_by]
 
 
-def run(commands: str, environment: Mapping[str, str]) -> str:
+def typed(text: str, environment: Mapping[str, str]) -> str:
     """What they print. Fails at the first that fails."""
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", commands],
+        ["bash", "-euo", "pipefail", "-c", text],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, **environment, "PATH": programs},
     )
-    assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
     return done.stdout
