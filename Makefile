@@ -41,6 +41,7 @@ check: ## ruff, mypy --strict, import-linter, generated reference pages
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/gen_reference.py --check
+	$(BIN)/python scripts/gen_dashboards.py --check
 
 acceptance: ## the long proofs
 	@$(INSTALL) dev
@@ -77,6 +78,7 @@ docs: ## regenerate docs/reference/{cli,settings}.md, and what k8s/ repeats
 	@$(INSTALL) dev
 	$(BIN)/python scripts/gen_reference.py
 	$(BIN)/python scripts/gen_manifests.py
+	$(BIN)/python scripts/gen_dashboards.py
 
 clean: ## remove .venv, caches and build folders
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
