@@ -74,7 +74,7 @@ def _plots(result: Result) -> list[str]:
     steps = [step for step in result.curve if step.overall.n]
     if not steps:
         return []
-    x_max = _axis_end(max(max(_offered(step), step.achieved) for step in steps))
+    x_max = axis_end(max(max(_offered(step), step.achieved) for step in steps))
     limits = {o.latency: o.limit_s for o in result.config.objectives.latencies}
     every = [(0.0, 0.0), (x_max, x_max)]
     plots = [
@@ -97,7 +97,7 @@ def _plots(result: Result) -> list[str]:
         worst = factor * max((p for step in steps for p in step.overall.latencies[name][-1:]), default=0.0)
         if worst <= 0:
             continue
-        y_max = _axis_end(worst if limit is None else min(max(worst, limit), HEADROOM * limit))
+        y_max = axis_end(worst if limit is None else min(max(worst, limit), HEADROOM * limit))
         plots.append(
             line_plot(
                 LATENCY_NAMES[name].capitalize() + ("" if limit is None else "; dashed: the objective"),
@@ -112,7 +112,7 @@ def _plots(result: Result) -> list[str]:
     return plots
 
 
-def _axis_end(value: float) -> float:
+def axis_end(value: float) -> float:
     """The next number of which a fifth is a round one: a plot has five steps."""
     fifth = value / 5
     power = 10.0 ** math.floor(math.log10(fifth))
