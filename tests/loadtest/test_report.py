@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from adaptive_lora.loadtest.client import Outcome
 from adaptive_lora.loadtest.figures import Objective, Objectives
-from adaptive_lora.loadtest.report import axis_end, render_report, verdict
+from adaptive_lora.loadtest.report import axis_end, render_report
 from adaptive_lora.loadtest.run import Result
 from adaptive_lora.loadtest.step import LoadConfig, Sent, measured
+from adaptive_lora.loadtest.summary import verdict
 
 CONFIG = LoadConfig(Objectives((Objective("e2e", 95, 2.0),), 0.05), seconds=10.0, warmup_s=0.0)
 

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from adaptive_lora.errors import InvalidRequest
 from adaptive_lora.loadtest.open_loop import poisson
-from adaptive_lora.loadtest.workload import Lengths, Workload, parse_lengths, zipf_weights
+from adaptive_lora.loadtest.workload import (
+    Lengths,
+    Workload,
+    choose_prompts,
+    parse_lengths,
+    zipf_weights,
+)
 
 AGENTS = {name: [f"{name} {i}" for i in range(5)] for name in ("code", "law", "poems")}
 
@@ -83,3 +89,34 @@ def test_arrivals_are_a_poisson_process(rate: float) -> None:
     assert abs(mean - 1) < 5 / math.sqrt(n)
     assert abs(deviation - 1) < 0.05
     assert abs(sum(gap > 1 for gap in gaps) / len(gaps) - math.exp(-1)) < 0.02
+
+
+SERVED = ["auto", "base", "code", "code@prod", "code@3f9c2a", "law"]
+
+
+def test_by_default_those_are_asked_that_are_served_and_have_prompts() -> None:
+    assert choose_prompts(AGENTS | {"law": []}, SERVED, None) == {"code": AGENTS["code"]}
+
+
+def test_the_order_is_the_callers_and_any_prompt_suits_the_router_and_the_base() -> None:
+    chosen = choose_prompts(AGENTS, SERVED, ["law", "auto", "code@prod", "base"])
+    every = [prompt for prompts in AGENTS.values() for prompt in prompts]
+    assert list(chosen) == ["law", "auto", "code@prod", "base"]
+    assert chosen == {"law": AGENTS["law"], "auto": every, "code@prod": AGENTS["code"], "base": every}
+
+
+@pytest.mark.parametrize(
+    ("examples", "served", "agents", "message"),
+    [
+        (AGENTS, SERVED, ["opera"], "does not show 'opera' to this caller; it shows auto, base, code, law$"),
+        (AGENTS, [f"a{i}" for i in range(50)], ["b"], r"a0, a1, .*a19, \.\.\.$"),
+        ({"code": ["x"]}, SERVED, ["code", "law"], "no prompts for 'law'"),
+        ({"opera": ["x"]}, SERVED, None, "shows none of opera"),
+        ({}, SERVED, ["auto"], "no prompts for 'auto'"),
+    ],
+)
+def test_nobody_is_asked_without_prompts(
+    examples: dict[str, list[str]], served: list[str], agents: list[str] | None, message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        choose_prompts(examples, served, agents)

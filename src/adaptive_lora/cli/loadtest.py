@@ -12,12 +12,10 @@ from urllib.parse import urlsplit
 
 import typer
 
-from adaptive_lora.agents.names import AUTO
-from adaptive_lora.cli.client import authorization, call
+from adaptive_lora.cli.client import ServerRefused, authorization, call
 from adaptive_lora.cli.common import AsJson, console, output, print_json
 from adaptive_lora.demo_fleet import DEMO
-from adaptive_lora.errors import InvalidRequest
-from adaptive_lora.types import BASE
+from adaptive_lora.errors import InvalidRequest, SettingsError
 
 if TYPE_CHECKING:
     from adaptive_lora.loadtest.run import Result
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from adaptive_lora.loadtest.workload import Workload
 
 DEFAULT_OBJECTIVE = "e2e:p95=2"
+PROMPTS = "--prompts, JSONL or a folder of adapters"
 
 
 def loadtest(
@@ -86,17 +85,15 @@ def loadtest(
     from adaptive_lora.loadtest.report import render_report
     from adaptive_lora.loadtest.search import RateSearch
     from adaptive_lora.loadtest.step import LoadConfig
+    from adaptive_lora.loadtest.summary import table, verdict
     from adaptive_lora.loadtest.workload import Workload, parse_lengths
 
     _check_url(url)
-    for name, value in (
-        ("--rate", rate),
-        ("--start", start),
-        ("--max-rate", max_rate),
-        ("--seconds", seconds),
-    ):
-        _positive(name, value)
+    _positive("--rate", rate)
+    _positive("--start", start)
+    _positive("--max-rate", max_rate)
     _positive("--precision", precision)
+    _positive("--seconds", seconds)
     _positive("--timeout", timeout)
     if not math.isfinite(warmup) or warmup < 0:
         raise InvalidRequest("--warmup is a number of seconds, 0 or more")
@@ -118,14 +115,19 @@ def loadtest(
     chosen = _prompts(url, prompts, agents)
     console().print(f"asking {', '.join(chosen)}", markup=False)
     workload = Workload(chosen, lengths, zipf=zipf, seed=seed, repeat=repeat_prompts)
-    search = RateSearch(start, max_rate, precision) if rate is None else RateSearch(rate, rate, min_rate=rate)
+    search = (
+        RateSearch(start, max_rate, precision, min_rate=start / 16)
+        if rate is None
+        else RateSearch(rate, rate, min_rate=rate)
+    )
     result = asyncio.run(_run(url, workload, config, search))
     if report is not None:
         report.write_text(render_report(result, title=f"Load test of {url}"), encoding="utf-8")
     if as_json:
         print_json({"url": url, **result.document()})
     else:
-        _print(result)
+        for line in (*table(result), "", *verdict(result)):
+            output().print(line, markup=False)
     if result.interrupted:
         raise typer.Exit(130)
     if result.knee is None:
@@ -151,31 +153,22 @@ async def _run(url: str, workload: Workload, config: LoadConfig, search: RateSea
 
 
 def _prompts(url: str, source: str, agents: str | None) -> dict[str, Sequence[str]]:
-    """Of each agent that will be asked. Raises InvalidRequest for one without."""
+    """Of each agent that will be asked."""
+    from adaptive_lora.loadtest.workload import choose_prompts
     from adaptive_lora.training.router import read_examples
 
-    examples = {name: prompts for name, prompts in read_examples(source).prompts.items() if prompts}
-    every = [prompt for prompts in examples.values() for prompt in prompts]
-    served = [str(model["id"]) for model in call(url, "GET", "/v1/models")["data"]]
-    if agents is None:
-        names = [name for name in examples if name in served]
-        if not names:
-            raise InvalidRequest(
-                f"the server shows none of {', '.join(examples)}: choose --prompts or --agents"
-            )
-    else:
-        names = [name.strip() for name in agents.split(",")]
-    chosen: dict[str, Sequence[str]] = {}
-    for name in names:
-        if name not in served:
-            raise InvalidRequest(
-                f"the server does not show {name!r} to this caller; it shows {', '.join(served)}"
-            )
-        prompts = every if name in (AUTO, BASE) else examples.get(name.partition("@")[0], ())
-        if not prompts:
-            raise InvalidRequest(f"{source} has no prompts for {name!r}")
-        chosen[name] = prompts
-    return chosen
+    try:
+        examples = read_examples(source).prompts
+    except SettingsError as error:
+        raise InvalidRequest(f"no demo fleet is here whose prompts could be taken: give {PROMPTS}") from error
+    models = call(url, "GET", "/v1/models")
+    match models:
+        case {"data": [*entries]} if all(isinstance(entry, dict) and "id" in entry for entry in entries):
+            served = [str(entry["id"]) for entry in entries]
+        case _:
+            raise ServerRefused(f"{url} does not list its models: is it an Adaptive LoRA server?")
+    wanted = None if agents is None else [name.strip() for name in agents.split(",")]
+    return choose_prompts(examples, served, wanted)
 
 
 def _check_url(url: str) -> None:
@@ -194,29 +187,6 @@ def _positive(name: str, value: float | None) -> None:
 
 
 def _progress(step: Step) -> None:
-    console().print(f"{step.rate:.4g} requests/s: {_marks(step)}", markup=False)
+    from adaptive_lora.loadtest.summary import marks
 
-
-def _marks(step: Step) -> str:
-    """Whether it holds, or why not; what errors there were."""
-    parts = ["holds"] if step.held else [*step.broken, *["interrupted"] * step.interrupted]
-    parts += [f"{n} {code}" for code, n in step.overall.errors.items()]
-    return "; ".join([*parts, *["generator too slow"] * step.generator_bound])
-
-
-def _print(result: Result) -> None:
-    from adaptive_lora.loadtest.figures import percentile
-    from adaptive_lora.loadtest.report import verdict
-
-    out = output()
-    row = "{:>10} {:>9} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}  {}"
-    times = ("ttft p99", "itl p99", "e2e p95", "e2e p99")
-    out.print(row.format("requests/s", "answers/s", "good/s", "errors", *times, "").rstrip())
-    for step in result.curve:
-        found, of = step.overall, step.overall.latencies
-        rates = (f"{step.rate:.4g}", f"{step.achieved:.4g}", f"{found.goodput:.4g}")
-        columns = ((of["ttft"], 99), (of["itl"], 99), (of["e2e"], 95), (of["e2e"], 99))
-        cells = [f"{percentile(values, p):.3f}" if values else "-" for values, p in columns]
-        out.print(row.format(*rates, f"{found.error_share:.1%}", *cells, _marks(step)), markup=False)
-    for line in ("", *verdict(result)):
-        out.print(line, markup=False)
+    console().print(f"{step.rate:.4g} requests/s: {marks(step)}", markup=False)

@@ -7,7 +7,7 @@
     step        one rate, and whether it holds
     search      the knee: the highest rate at which they hold
     run         one rate after another, as the search wants them
-    report      the result as one HTML file
+    summary     the result in words; report: as one HTML file
 
 Knows the server by its HTTP API alone.
 """

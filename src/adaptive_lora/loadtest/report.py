@@ -12,6 +12,7 @@ from html import escape
 from adaptive_lora.loadtest.figures import LATENCIES, Figures, Latency, percentile
 from adaptive_lora.loadtest.run import Result
 from adaptive_lora.loadtest.step import Step
+from adaptive_lora.loadtest.summary import codes, verdict
 from adaptive_lora.plots import Points, line_plot, page
 
 LATENCY_NAMES: dict[Latency, str] = {
@@ -42,32 +43,6 @@ def render_report(result: Result, *, title: str) -> str:
         _steps(result.curve),
         *_agents(result),
     )
-
-
-def verdict(result: Result) -> list[str]:
-    """What a reader has to know, in sentences."""
-    objectives = result.config.objectives
-    wanted = [*map(str, objectives.latencies), f"errors<={objectives.max_error_share:g}"]
-    lines = [f"Objectives, latencies in seconds: {', '.join(wanted)}."]
-    knee, broken = result.knee, result.first_broken
-    if knee is not None:
-        lines.append(
-            f"They hold at {knee.rate:.4g} requests/s, "
-            f"with a goodput of {knee.overall.goodput:.4g} good answers/s."
-        )
-    if broken is not None:
-        lines.append(f"They do not at {broken.rate:.4g} requests/s: {'; '.join(broken.broken)}.")
-    if any(step.generator_bound for step in result.steps):
-        lines.append(
-            "The load generator could not keep its own pace at a rate marked below: what broke there says "
-            "more of it than of the server. Run it on a faster or less busy machine."
-        )
-    few = knee is not None and any(knee.overall.n < 100 / (100 - o.percentile) for o in objectives.latencies)
-    if few:
-        lines.append("So few requests say little of such percentiles: measure longer (--seconds).")
-    if result.interrupted:
-        lines.append("Interrupted: the last rate was not measured to its end.")
-    return lines
 
 
 def _plots(result: Result) -> list[str]:
@@ -144,7 +119,7 @@ def _steps(steps: Sequence[Step]) -> str:
         own += ": too slow" if step.generator_bound else ""
         figures = _row([f"{step.achieved:.4g}", *_cells(step.overall)])
         rate = _row([f"{step.rate:.4g}"])
-        rows.append(rate + _text(result) + figures + _text(_codes(step.overall)) + _text(own))
+        rows.append(rate + _text(result) + figures + _text(codes(step.overall)) + _text(own))
     return _table(["requests/s", "objectives", "answers/s", *_HEAD, "error codes", "generator"], rows)
 
 
@@ -152,7 +127,7 @@ def _agents(result: Result) -> list[str]:
     step = result.knee or result.first_broken
     if step is None or not step.agents:
         return []
-    rows = [_text(name) + _row(_cells(found)) + _text(_codes(found)) for name, found in step.agents.items()]
+    rows = [_text(name) + _row(_cells(found)) + _text(codes(found)) for name, found in step.agents.items()]
     head = ["agent", *_HEAD, "error codes"]
     return [f"<h2>Agents at {step.rate:.4g} requests/s</h2>", _table(head, rows)]
 
@@ -166,10 +141,6 @@ def _cells(found: Figures) -> list[str]:
     values = [percentile(found.latencies[name], p) for name, ps in _COLUMNS.items() for p in ps]
     times = ["-" if value != value else f"{value:.3f}" for value in values]
     return [str(found.n), f"{found.goodput:.4g}", f"{found.error_share:.1%}", *times]
-
-
-def _codes(found: Figures) -> str:
-    return ", ".join(f"{code} {n}" for code, n in found.errors.items())
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from adaptive_lora.errors import InvalidRequest
+from adaptive_lora.errors import EngineError, InvalidRequest
 from adaptive_lora.loadtest.client import Client, Outcome
 from adaptive_lora.loadtest.open_loop import open_loop, poisson
 from adaptive_lora.loadtest.search import RateSearch
@@ -83,7 +83,10 @@ async def run(
     stop: asyncio.Event,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Result:
-    """Try the rates that `search` asks for. When `stop` is set, the step that runs ends at once."""
+    """Try the rates that `search` asks for. When `stop` is set, the step that runs ends at once.
+
+    Raises EngineError if the server does not answer a single request, before any load.
+    """
     _allow_connections(config.max_in_flight)
     result = Result(config)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
@@ -92,6 +95,9 @@ async def run(
         url.rstrip("/") + "/", connector=connector, timeout=no_limit, headers=headers
     ) as session:
         client = Client(session, timeout_s=config.timeout_s, ignore_eos=config.ignore_eos)
+        first = await client.ask(workload.next(), 0.0, asyncio.get_running_loop().time())
+        if first.error is not None:
+            raise EngineError(f"{url} does not answer {first.agent!r}: {first.error}")
         while not stop.is_set() and (rate := search.next_rate()) is not None:
             rng = random.Random(f"{config.seed}/{len(result.steps)}")
             step = await _step(rate, client, workload, config, rng, stop)

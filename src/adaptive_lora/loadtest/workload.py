@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from adaptive_lora.agents.names import AUTO
 from adaptive_lora.errors import InvalidRequest
+from adaptive_lora.types import BASE
 
 MAX_TOKENS = 1_000_000
+MAX_LISTED = 20
+"""Names in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,39 @@ def zipf_weights(n: int, exponent: float) -> list[float]:
     weights = [rank**-exponent for rank in range(1, n + 1)]
     total = sum(weights)
     return [weight / total for weight in weights]
+
+
+def choose_prompts(
+    examples: Mapping[str, Sequence[str]], served: Sequence[str], agents: Sequence[str] | None
+) -> dict[str, Sequence[str]]:
+    """The prompts of `agents`, or of all that have `examples` and are served; any suits `auto` and `base`.
+
+    Raises InvalidRequest for an agent that is not served, or has no prompts.
+    """
+    examples = {name: prompts for name, prompts in examples.items() if prompts}
+    every = [prompt for prompts in examples.values() for prompt in prompts]
+    if agents is None:
+        agents = [name for name in examples if name in served]
+        if not agents:
+            raise InvalidRequest(
+                f"the server shows none of {_listed(examples)}: choose --prompts or --agents"
+            )
+    chosen: dict[str, Sequence[str]] = {}
+    for name in agents:
+        if name not in served:
+            bare = [each for each in served if "@" not in each]
+            raise InvalidRequest(
+                f"the server does not show {name!r} to this caller; it shows {_listed(bare)}"
+            )
+        chosen[name] = every if name in (AUTO, BASE) else examples.get(name.partition("@")[0], ())
+        if not chosen[name]:
+            raise InvalidRequest(f"there are no prompts for {name!r}: choose --prompts or --agents")
+    return chosen
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = list(itertools.islice(names, MAX_LISTED + 1))
+    return ", ".join(first[:MAX_LISTED]) + (", ..." if len(first) > MAX_LISTED else "")
 
 
 class Workload:
