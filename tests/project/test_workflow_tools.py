@@ -40,6 +40,6 @@ def test_what_gives_something_away_is_found(tmp_path: Path) -> None:
 
 
 def test_the_code_has_no_finding_of_medium_severity() -> None:
-    """B615, a model without a revision, is said of folders here: nothing is downloaded by these calls."""
+    """B615, a model without a revision: which one is the operator's to say, by a folder or a commit."""
     run = tool("bandit", "-q", "-ll", "--skip", "B615", "-r", "src", "scripts", "experiments")
     assert run.returncode == 0, run.stdout

@@ -345,7 +345,7 @@ def test_azures_probes_and_timeouts_are_ours() -> None:
 @pytest.mark.parametrize("page", ["sagemaker", "vertex-ai", "azure-ml"])
 def test_what_can_be_tried_here_can(page: str) -> None:
     text = (HOW_TO / f"{page}.md").read_text()
-    script = re.search(r"## Try it here\n\n```bash\n(.*?)```", text, re.DOTALL)
+    script = re.search(r"## Try it here\n\n<!-- run by: .*?```bash\n(.*?)```", text, re.DOTALL)
     assert script is not None
     for port in set(re.findall(r"\b1\d{4}\b", script[1])):
         with socket.socket() as probe:
