@@ -1,4 +1,4 @@
-"""The commands of the runbooks, as somebody types them."""
+"""Commands of pages, as somebody types them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.project.doc_blocks import blocks
+from tests.project.doc_blocks import ROOT, blocks
 
 
 def commands(page: str) -> list[str]:
-    """The blocks of a page that run here; the others say why not."""
+    """The blocks of a runbook that run here; the others say why not."""
     return [block.text for block in blocks(f"docs/runbooks/{page}.md", "bash") if block.run_by]
 
 
-def typed(text: str, environment: Mapping[str, str]) -> str:
+def typed(text: str, environment: Mapping[str, str] | None = None) -> str:
     """What they print. Fails at the first that fails."""
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
@@ -24,7 +24,8 @@ def typed(text: str, environment: Mapping[str, str]) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **environment, "PATH": programs},
+        cwd=ROOT,
+        env={**os.environ, **(environment or {}), "PATH": programs},
     )
     assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
     return done.stdout
