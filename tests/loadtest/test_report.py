@@ -56,7 +56,7 @@ def test_the_verdict() -> None:
     assert "They hold at 8 requests/s" in " ".join(verdict(found))
     found.steps += result(16.0, end_s=3.0).steps
     text = " ".join(verdict(found))
-    assert "They do not at 16 requests/s: e2e:p95=2: 3." in text
+    assert "They do not at 16 requests/s: e2e p95 3 s > 2 s" in text
     assert "own pace" not in text
     assert "own pace" in " ".join(verdict(result(4.0, lag_s=1.0)))
 

@@ -96,9 +96,11 @@ class Figures:
         for objective in objectives.latencies:
             value = percentile(self.latencies[objective.latency], objective.percentile)
             if value > objective.limit_s:
-                found.append(f"{objective}: {value:.3g}")
+                measured = f"{objective.latency} p{objective.percentile:g} {value:.3g} s"
+                found.append(f"{measured} > {objective.limit_s:g} s")
         if self.error_share > objectives.max_error_share:
-            found.append(f"errors<={objectives.max_error_share:g}: {self.error_share:.3g}")
+            limit = 100 * objectives.max_error_share
+            found.append(f"errors {100 * self.error_share:.3g}% > {limit:.3g}%")
         if not self.n_answered:
             found.append("no answer at all")
         return found

@@ -119,7 +119,7 @@ def _steps(steps: Sequence[Step]) -> str:
         own += ": too slow" if step.generator_bound else ""
         figures = _row([f"{step.achieved:.4g}", *_cells(step.overall)])
         rate = _row([f"{step.rate:.4g}"])
-        rows.append(rate + _text(result) + figures + _text(codes(step.overall)) + _text(own))
+        rows.append(rate + _wrapped(result) + figures + _text(codes(step.overall)) + _text(own))
     return _table(["requests/s", "objectives", "answers/s", *_HEAD, "error codes", "generator"], rows)
 
 
@@ -149,6 +149,10 @@ def _row(cells: Sequence[str]) -> str:
 
 def _text(text: str) -> str:
     return f"<td>{escape(text)}</td>"
+
+
+def _wrapped(text: str) -> str:
+    return f'<td style="white-space: normal; min-width: 12rem">{escape(text)}</td>'
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:
