@@ -105,6 +105,13 @@ def test_every_python_is_tested() -> None:
     assert matrix == told
 
 
+def test_what_the_tests_need_of_debian_is_installed() -> None:
+    needed = set(re.findall(r"missing\+=\(([\w-]+)\)", (ROOT / ".ci/run").read_text()))
+    assert len(needed) > 5
+    of_the_runner = {"make", "python3", "python3-venv"}
+    assert needed - of_the_runner <= set((GITHUB / "workflows/ci.yml").read_text().split())
+
+
 def test_production_comes_after_staging_and_both_after_the_images_origin() -> None:
     rollout = jobs(GITHUB / "workflows/rollout.yml")
     assert rollout["staging"]["needs"] == "verify"
