@@ -27,6 +27,14 @@ def test_the_pages_have_blocks() -> None:
     assert fences == 2 * len(BLOCKS), "a fence that is not understood hides a block"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_stand_in_fenced_blocks(page: str) -> None:
+    """Where the tests below see them. Lists of `make` targets may be indented: another test knows these."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    command = r"^ {4,}((?:\$ |export |[A-Z_]+=\S+ |adaptive-lora |\.venv/|curl |python3? |pip |kubectl ).*)$"
+    assert re.findall(command, text, re.MULTILINE) == []
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_says_who_runs_it_or_why_nobody_does(block: Block) -> None:
     assert block.language in LANGUAGES | {"text", "mermaid"}, "a block needs a language"

@@ -1,7 +1,7 @@
 """Blocks of README and the how-to pages, typed as they stand but for addresses and versions.
 
-Pages: manage-adapters, batches, backup, authentication, shutdown-and-drain, adapter-manifest. Others have
-their tests elsewhere.
+Pages: manage-adapters, batches, backup, authentication, observe, shutdown-and-drain, adapter-manifest,
+deploy. Others have their tests elsewhere.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -45,6 +46,13 @@ def typed(text: str, folder: Path, environ: Mapping[str, str] | None = None) -> 
     )
     assert run.returncode == 0, f"{text}\n{run.stdout}{run.stderr}"
     return run.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager
@@ -121,33 +129,68 @@ def test_a_batch(server: str, tmp_path: Path) -> None:
     assert '"two"' in shown
 
 
-def test_keys(tmp_path: Path) -> None:
+class Guarded(NamedTuple):
+    """A server that asks who calls, and a key that may do everything."""
+
+    url: str
+    admin_port: int
+    config: Path
+    key: str
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder, admin_port = tmp_path_factory.mktemp("guarded"), free_port()
+    config = write_config(folder, auth={"enabled": True}, api={"port": 0, "admin_port": admin_port})
+    minted = typed(f"adaptive-lora keys mint root --scope admin --json -c {config}", folder)
+    with serving(config) as url:
+        yield Guarded(url, admin_port, config, json.loads(minted)["key"])
+
+
+def test_keys(guarded: Guarded, tmp_path: Path) -> None:
     """docs/how-to/authentication.md: keys by the database, with a key, and by the administrators' port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        admin_port = probe.getsockname()[1]
-    config = write_config(tmp_path, auth={"enabled": True}, api={"port": 0, "admin_port": admin_port})
-    environ = {"ADAPTIVE_LORA_CONFIG": str(config)}
-    page = "docs/how-to/authentication.md"
+    page, environ = "docs/how-to/authentication.md", {"ADAPTIVE_LORA_CONFIG": str(guarded.config)}
     shown = typed(block_with(page, "keys mint ops").text, tmp_path, environ)
     ops, _ = re.findall(r"\balk_[\w-]+", shown)
     # An administrator revokes keys of its own tenant; the page's shop has another.
     (shop,) = re.findall(
         r"\balk_[\w-]+", typed("adaptive-lora keys mint shop --scope generate", tmp_path, environ)
     )
-    with serving(config) as server:
-        called = block_with(page, "export ADAPTIVE_LORA_API_KEY").text
-        called = called.replace("alk_...", ops).replace(URL, server).replace("curl", "curl -sf")
-        assert '"code"' in typed(called, tmp_path, {"ADAPTIVE_LORA_SERVER": server})
-        elsewhere = block_with(page, "export ADAPTIVE_LORA_ADMIN_SERVER").text
-        elsewhere = elsewhere.replace("8001", str(admin_port))
-        identity = shop.removeprefix("alk_").partition("_")[0]
-        elsewhere = elsewhere.replace("e516b3a75f24", identity)
-        typed(elsewhere, tmp_path, {"ADAPTIVE_LORA_API_KEY": ops})
-        refused = httpx.get(f"{server}/v1/models", headers={"authorization": f"Bearer {shop}"})
-        while refused.status_code != 401:  # within a second
-            time.sleep(0.1)
-            refused = httpx.get(f"{server}/v1/models", headers={"authorization": f"Bearer {shop}"})
+    called = block_with(page, "export ADAPTIVE_LORA_API_KEY").text
+    called = called.replace("alk_...", ops).replace(URL, guarded.url).replace("curl", "curl -sf")
+    while status_for(guarded, ops) != 200:  # within a second
+        time.sleep(0.1)
+    assert '"code"' in typed(called, tmp_path, {"ADAPTIVE_LORA_SERVER": guarded.url})
+    elsewhere = block_with(page, "export ADAPTIVE_LORA_ADMIN_SERVER").text
+    elsewhere = elsewhere.replace("8001", str(guarded.admin_port))
+    identity = shop.removeprefix("alk_").partition("_")[0]
+    typed(elsewhere.replace("e516b3a75f24", identity), tmp_path, {"ADAPTIVE_LORA_API_KEY": ops})
+    while status_for(guarded, shop) != 401:  # within a second
+        time.sleep(0.1)
+
+
+def status_for(server: Guarded, key: str) -> int:
+    return httpx.get(f"{server.url}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+
+
+def test_verify(guarded: Guarded, tmp_path: Path) -> None:
+    """docs/how-to/deploy.md"""
+    script = block_with("docs/how-to/deploy.md", "export API=").text
+    script = script.replace("https://api.your-domain.com", guarded.url).replace("alk_...", guarded.key)
+    shown = typed(script, tmp_path)
+    for expected in ('"status"', '"confidence"', "api_requests_total"):
+        assert expected in shown
+    assert httpx.post(f"{guarded.url}/generate", json={"prompt": "hello"}).status_code == 401
+
+
+def test_a_look_into_a_process(guarded: Guarded, tmp_path: Path) -> None:
+    """docs/how-to/observe.md, a second each."""
+    script = "".join(block.text for block in blocks("docs/how-to/observe.md", "bash"))
+    script = script.replace("alk_...", guarded.key).replace("8001", str(guarded.admin_port))
+    script = re.sub(r"(seconds[ =])10", r"\g<1>1", script).replace("curl", "curl -sf")
+    assert "gpu_memory_allocated" in typed(script, tmp_path)
+    assert json.loads((tmp_path / "profile.speedscope.json").read_text())["profiles"]
+    assert (tmp_path / "stacks.txt").read_text()
 
 
 def test_a_token(tmp_path: Path) -> None:
@@ -179,9 +222,7 @@ def test_from_sqlite_to_postgresql(tmp_path: Path, postgres: PostgresServer) -> 
 
 def test_a_drain(tmp_path: Path) -> None:
     """docs/how-to/shutdown-and-drain.md. The server is up when it says so, not after the page's 5 s."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     script = block_with("docs/how-to/shutdown-and-drain.md", "DRAIN_SECONDS=5").text
     waits = "until curl -sf localhost:8000/ready; do sleep 0.2; done;"
     script = script.replace("sleep 5;", waits).replace("sleep 1", "sleep 0.5")
