@@ -70,7 +70,7 @@ class Rollout:
         return found
 
     def to(self, image: str, *, watch_s: float, ready_s: float) -> None:
-        """Raises Failed, after the images that were there are back."""
+        """Raises Failed: nothing was begun, or the images are those that were there, or (kubectl says why) not."""
         before = images(self.deployment())
         if set(before.values()) == {image}:
             raise Failed(f"{self._name} has this image already")
@@ -82,14 +82,14 @@ class Rollout:
             pods = self._new_pods(ready_s, "ready", lambda new: bool(new["status"].get("readyReplicas")))
             self._watch("one pod", pods, watch_s)
             self._in_namespace("rollout", "resume", self._name)
-            self._in_namespace("rollout", "status", self._name, f"--timeout={ready_s:.0f}s")
+            self._finish(ready_s)
             self._watch("all pods", None, watch_s)
         except (Failed, KeyboardInterrupt) as error:
             say(f"back to {sorted(set(before.values()))}: {error or 'interrupted'}")
             self._set(before)
             if self.deployment()["spec"].get("paused"):
                 self._in_namespace("rollout", "resume", self._name)
-            self._in_namespace("rollout", "status", self._name, f"--timeout={ready_s:.0f}s")
+            self._finish(ready_s)
             raise Failed("put back") from error
 
     def check(self, step: str, pods: str | None) -> None:
@@ -155,6 +155,11 @@ class Rollout:
             self._sleep(self._look_every_s)
             self.check(step, pods)
 
+    def _finish(self, ready_s: float) -> None:
+        """Until all pods are new; each may take its time."""
+        most_s = ready_s * max(1, self.deployment()["spec"].get("replicas", 1))
+        self._in_namespace("rollout", "status", self._name, f"--timeout={most_s:.0f}s")
+
     def _set(self, wanted: dict[str, str]) -> None:
         self._in_namespace("set", "image", self._name, *(f"{name}={image}" for name, image in wanted.items()))
 
@@ -180,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Bring an image in, and back if objectives fail.")
     parser.add_argument("image", help="by digest: NAME@sha256:...")
     parser.add_argument("--minutes", type=float, default=15.0, help="to watch one pod, and then all")
-    parser.add_argument("--ready-minutes", type=float, default=30.0, help="for pods to become ready")
+    parser.add_argument("--ready-minutes", type=float, default=30.0, help="for each pod to become ready")
     parser.add_argument("--look-every", type=float, default=LOOK_EVERY_S, help="seconds between two looks")
     parser.add_argument("--namespace", default="ml-inference")
     parser.add_argument("--deployment", default="adaptive-lora-api")

@@ -76,6 +76,7 @@ class Cluster:
             },
             "spec": {
                 "paused": self.is_paused,
+                "replicas": 3,
                 "selector": {"matchLabels": {"app.kubernetes.io/name": "adaptive-lora"}},
                 "template": {"spec": {"initContainers": containers[:1], "containers": containers[1:]}},
             },
