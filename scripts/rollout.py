@@ -70,7 +70,7 @@ class Rollout:
         return found
 
     def to(self, image: str, *, watch_s: float, ready_s: float) -> None:
-        """Raises Failed: nothing was begun, or the images are those that were there, or (kubectl says why) not."""
+        """Raises Failed, after the images that were there are back; or with the error that kept them away."""
         before = images(self.deployment())
         if set(before.values()) == {image}:
             raise Failed(f"{self._name} has this image already")
