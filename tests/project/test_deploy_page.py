@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from secrets import token_urlsafe
 from typing import Any
 
 import pytest
 import yaml
 
+from adaptive_lora.settings_loading import load_settings
 from scripts.rollout import Rollout, Target
 from tests.project.doc_blocks import ROOT, block_with
 from tests.project.test_rollout import Cluster
@@ -82,6 +84,21 @@ def test_the_guides_resources() -> None:
     resources = pod["spec"]["template"]["spec"]["containers"][0]["resources"]
     assert (resources["requests"]["memory"], resources["limits"]["memory"]) == ("64Gi", "128Gi")
     assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_guides_spot_nodes() -> None:
+    patch = yaml.safe_load((ROOT / "k8s/overlays/spot/spot.yaml").read_text())["spec"]["template"]["spec"]
+    assert patch["nodeSelector"] == {"node.kubernetes.io/lifecycle": "spot"}
+    assert {"key": "spot", "operator": "Equal", "value": "true"} in patch["tolerations"]
+
+
+def test_the_guides_variables() -> None:
+    secret = token_urlsafe(48)
+    given = {"BASE_MODEL": "org/model", "JWT_SECRET": secret, "HF_TOKEN": "hf_x", "OPENAI_API_KEY": "sk-x"}
+    settings = load_settings(ROOT / "configs/serving/production.yaml", environ=given)
+    assert settings.model.base_model == "org/model"
+    assert settings.auth.jwt_secret is not None
+    assert settings.auth.jwt_secret.get_secret_value() == secret
 
 
 VERBS = {
