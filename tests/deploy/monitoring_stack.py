@@ -188,8 +188,14 @@ class Stack:
         http = {"tls_config": {"ca_file": str(self.site.certificate)}, "preferred_ip_protocol": "ip4"}
         file = self._written("blackbox.yml", {"modules": {"http_2xx": {"prober": "http", "http": http}}})
         port = free_port()
-        listen = f"--web.listen-address=127.0.0.1:{port}"
-        return Program(self.folder, port, "prometheus-blackbox-exporter", f"--config.file={file}", listen)
+        return Program(
+            self.folder,
+            port,
+            "prometheus-blackbox-exporter",
+            f"--config.file={file}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--timeout-offset=0.1",  # of the second that a scrape may take; its default would be half of it
+        )
 
     def _prometheus(self) -> Program:
         """The shipped jobs and rules; it looks each second, and no alert waits."""
