@@ -10,6 +10,8 @@ import pytest
 from tests.serving.attacks.target import Target, started
 from tests.serving.auth.signing import ED_KEYS, RSA_KEYS, SECRET, jwk, write_jwks
 
+SECRET_AUTH = {"enabled": True, "jwt_secret": SECRET, "failures_per_minute": None}
+
 
 @pytest.fixture(scope="session", params=[(), ("-O",)], ids=["plain", "-O"])
 def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
@@ -20,11 +22,17 @@ def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def target(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """It asks who calls: API keys, or tokens signed with SECRET. It has every route that there can be."""
-    auth = {"enabled": True, "jwt_secret": SECRET, "failures_per_minute": None}
+    """It asks who calls: API keys, or tokens signed with SECRET."""
+    with started(tmp_path_factory.mktemp("target"), *flags, auth=SECRET_AUTH) as target:
+        yield target
+
+
+@pytest.fixture(scope="session")
+def platform_target(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """As `target`, with every route that there can be."""
     platform = {"name": "sagemaker"}
-    folder = tmp_path_factory.mktemp("target")
-    with started(folder, *flags, auth=auth, platform=platform, api={"host": "127.0.0.1"}) as target:
+    folder = tmp_path_factory.mktemp("platform")
+    with started(folder, *flags, platform=platform, auth=SECRET_AUTH) as target:
         yield target
 
 

@@ -129,7 +129,7 @@ def started(folder: Path, *flags: str, **sections: Any) -> Iterator[Target]:
     for seed, name in enumerate(AGENTS):
         agent(name, seed=seed, folder=folder / "fleet")
     config = {
-        "api": {"port": 0, "admin_port": 0} | sections.pop("api", {}),
+        "api": {"admin_port": 0} | sections.pop("api", {}),
         "model": {"engine": "fake", "base_model": BASE_MODEL},
         "adapters": {"path": str(folder / "fleet"), "max_lora_rank": 64},
         "storage": {"path": str(folder / "state")},
@@ -137,7 +137,8 @@ def started(folder: Path, *flags: str, **sections: Any) -> Iterator[Target]:
     }
     (folder / "settings.yaml").write_text(yaml.safe_dump(config))
     logs = folder / "logs"
-    command = [sys.executable, *flags, "-m", "adaptive_lora", "serve", "-c", str(folder / "settings.yaml")]
+    options = ["-c", str(folder / "settings.yaml"), "--host", "127.0.0.1", "--port", "0"]
+    command = [sys.executable, *flags, "-m", "adaptive_lora", "serve", *options]
     with logs.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
     try:

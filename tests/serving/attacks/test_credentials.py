@@ -105,21 +105,21 @@ def ask(target: Target, row: Row, agent: str, headers: dict[str, str]) -> tuple[
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_rights(target: Target, name: str) -> None:
+def test_rights(platform_target: Target, name: str) -> None:
     """Of every operation: without credentials, without its scope, about an agent of somebody else's."""
-    row = ROWS[name]
+    on, row = platform_target, ROWS[name]
     mine, others = AGENTS
     if row.scope is None:
-        assert ask(target, row, mine, {})[0] == 200
+        assert ask(on, row, mine, {})[0] == 200
         return
-    assert ask(target, row, mine, {})[0] == 401
-    assert ask(target, row, mine, bearer(token(scope="")))[0] == 403
-    assert ask(target, row, mine, bearer(token(scope="adapters:write generate admin", aud="x")))[0] == 401
+    assert ask(on, row, mine, {})[0] == 401
+    assert ask(on, row, mine, bearer(token(scope="")))[0] == 403
+    assert ask(on, row, mine, bearer(token(scope="adapters:write generate admin", aud="x")))[0] == 401
     limited = bearer(token(scope=row.scope, agents=[mine]))
-    status, body = ask(target, row, others, limited)
+    status, body = ask(on, row, others, limited)
     assert status < 500
     if row.names_agent:
-        absent = ask(target, row, "absent", limited)
+        absent = ask(on, row, "absent", limited)
         assert (status, absent[0]) == (404, 404)
         assert body["error"]["code"] == absent[1]["error"]["code"]
         assert body["error"]["message"].replace(others, "absent") == absent[1]["error"]["message"]
