@@ -128,6 +128,7 @@ async def test_each_request_gets_what_it_gets_alone(tiny_model, tiny_adapters, s
     assert report.near_ties < report.num_requests / 100
 
 
+@pytest.mark.acceptance
 async def test_vllms_own_path_fails_the_same_test(tiny_model, tiny_adapters, monkeypatch):
     monkeypatch.setenv("ADAPTIVE_LORA_CPU_LORA", "stock")
     report = await mixed_batches(tiny_model, tiny_adapters[:3], random_prompts(), slots=3, batches=40)

@@ -220,6 +220,7 @@ async def test_redis_goes_and_comes_back(
     site.assert_each_said_once(REDIS_GOES, REDIS_COMES)
 
 
+@pytest.mark.acceptance
 async def test_sentinels_fail_over(postgres: PostgresServer, tmp_path: Path) -> None:
     """As an outage, until the Sentinels have agreed; one of them dies with the primary."""
     skip_without("redis-server")
@@ -245,6 +246,7 @@ async def test_sentinels_fail_over(postgres: PostgresServer, tmp_path: Path) -> 
 DatabaseFault = Callable[[PostgresServer], None]
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("down_s", DOWN_S)
 @pytest.mark.parametrize(
     ("goes", "comes"),

@@ -18,7 +18,7 @@ from openai.types import Batch
 
 from adaptive_lora.adapters.registry_database import Database, sqlite_url
 from adaptive_lora.adapters.registry_tables import batch_results, batches
-from tests.adapters.conftest import database_url, postgres  # noqa: F401 - fixtures
+from tests.adapters.conftest import postgres  # noqa: F401 - a fixture
 from tests.serving.batches.conftest import ENDED, chats
 from tests.serving.conftest import FLEET
 from tests.serving.gateway_process import GatewayProcess
@@ -68,8 +68,12 @@ class Fleet:
         self.database.close()
 
 
-@pytest.fixture
-def fleet(database_url: str, tmp_path: Path) -> Iterator[Fleet]:  # noqa: F811 - the fixture, not the function
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.acceptance)])
+def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+    database_url = sqlite_url(tmp_path / "registry.db")
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+        database_url = server.url(server.new_database())
     with closing(Fleet(database_url, tmp_path / "state")) as fleet:
         yield fleet
 
