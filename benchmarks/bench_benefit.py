@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from _common import print_result
 
-from adaptive_lora.router.benefit import N_DIMS, BenefitLearner, Outcome, Situation, evaluate_policy
 from adaptive_lora.plots import line_plot, page
+from adaptive_lora.router.benefit import N_DIMS, BenefitLearner, Outcome, Situation, evaluate_policy
 from adaptive_lora.types import BASE
 
 N_AGENTS = 8
