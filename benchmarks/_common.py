@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from typing import Any
 from adaptive_lora.engine.cpu_resources import native_bf16
 from adaptive_lora.engine.random_models import make_adapters, make_model, make_prompts
 
-__all__ = ["add_dtype_option", "make_bench_adapters", "make_bench_model", "make_prompts", "print_result"]
+__all__ = [
+    "add_dtype_option",
+    "free_port",
+    "make_bench_adapters",
+    "make_bench_model",
+    "make_prompts",
+    "print_result",
+]
 
 BENCH_CONFIG = {
     "hidden_size": 768,
@@ -47,6 +55,12 @@ def make_bench_model(folder: Path, *, seed: int = 0) -> Path:
 def make_bench_adapters(folder: Path, n: int, rank: int = 16, *, base: Path, seed: int = 0) -> list[Path]:
     """`n` PEFT adapters adapter-0, adapter-1, ... with random weights on all seven linear layers."""
     return make_adapters(folder, n, rank, base=base, seed=seed)
+
+
+def free_port() -> int:
+    """On loopback. Somebody else may take it until it is used."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def hardware() -> dict[str, Any]:

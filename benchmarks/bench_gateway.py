@@ -26,7 +26,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -40,7 +39,7 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from _common import print_result
+from _common import free_port, print_result
 from gateway import contenders
 from gateway.contenders import Gateway
 from gateway.load import Timing, closed_loop, request_bytes
@@ -273,13 +272,6 @@ def percentile(timings: Sequence[Timing], moment: str, q: int) -> float:
 
 def note(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

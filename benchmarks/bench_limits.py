@@ -22,7 +22,6 @@ import os
 import random
 import re
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from pathlib import Path
 
 import httpx
 import jwt
-from _common import print_result
+from _common import free_port, print_result
 
 SECRET = secrets.token_urlsafe(48)
 BODY = {"prompt": "hello", "max_tokens": 1, "adapter": "base"}
@@ -211,13 +210,6 @@ def is_ready(url: str) -> bool:
         return httpx.get(f"{url}/ready").status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

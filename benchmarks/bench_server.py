@@ -25,7 +25,6 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -39,7 +38,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _common import add_dtype_option, make_bench_adapters, make_bench_model, print_result
+from _common import add_dtype_option, free_port, make_bench_adapters, make_bench_model, print_result
 
 CONCURRENCY, TOKENS_IN, TOKENS_OUT, RANK = 32, 256, 64, 16
 KV_CACHE_BYTES = 1 << 30
@@ -263,11 +262,6 @@ def vllm_server(folder: Path, n_adapters: int, dtype: str, seed: int, port: int)
         *("--max-loras", str(n_adapters), "--max-cpu-loras", str(n_adapters)),
         *("--disable-uvicorn-access-log", "--lora-modules", *modules),
     ]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def prepare(folder: Path, n_adapters: int, seed: int) -> None:

@@ -1,11 +1,14 @@
 """For all tests: no example of Hypothesis is judged by its time, since machines are shared; no state is left
-in the user's home, and none goes from one test to the next."""
+in the user's home, and none goes from one test to the next. Databases of both kinds."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from adaptive_lora.adapters.registry_database import sqlite_url
+from tests.postgres import PostgresServer, started_or_skipped
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -27,3 +30,18 @@ def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     folder = tmp_path_factory.mktemp("state")
     monkeypatch.setenv(STATE_VARIABLE, str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with started_or_skipped() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "registry.db")
+    server = request.getfixturevalue("postgres")
+    return server.url(server.new_database())

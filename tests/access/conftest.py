@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from adaptive_lora.access.store import AccessStore
-from tests.adapters.conftest import database_url, postgres  # noqa: F401 - fixtures
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[AccessStore]:  # noqa: F811 - the fixture, not the function
+def store(database_url: str) -> Iterator[AccessStore]:
     store = AccessStore.open(database_url)
     yield store
     store.close()

@@ -1,8 +1,7 @@
-"""A base model, and adapters for it; databases for the registry."""
+"""A base model, and adapters for it; the registry."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pytest
 
 from adaptive_lora.adapters.base import BaseModelInfo, describe_base
 from adaptive_lora.adapters.registry import Registry
-from adaptive_lora.adapters.registry_database import sqlite_url
 from tests import adapter_folders
-from tests.postgres import PostgresServer, find_programs
 
 
 @pytest.fixture
@@ -64,28 +61,6 @@ def make_adapter(tmp_path: Path, base: BaseModelInfo) -> Callable[..., Path]:
         )
 
     return make
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    programs = find_programs()
-    if programs is None:
-        reason = "PostgreSQL is not installed: apt-get install postgresql"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    server = PostgresServer(programs)
-    yield server
-    server.close()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
-    if request.param == "sqlite":
-        return sqlite_url(tmp_path / "registry.db")
-    server = request.getfixturevalue("postgres")
-    return server.url(server.new_database())
 
 
 @pytest.fixture

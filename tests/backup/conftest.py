@@ -21,7 +21,6 @@ from adaptive_lora.backup.site import Site, files_below
 from adaptive_lora.batches.records import NewBatch, StoredFile, new_file_id
 from adaptive_lora.batches.stores import Stores
 from tests.adapter_folders import verified, write_adapter
-from tests.adapters.conftest import database_url, postgres  # noqa: F401 - fixtures
 
 BY = {"who": "ann", "why": "because"}
 DAY = timedelta(days=1)
@@ -150,7 +149,7 @@ def fill(live: LiveSite) -> None:
 
 
 @pytest.fixture
-def live(database_url: str, tmp_path: Path) -> LiveSite:  # noqa: F811 - the fixture
+def live(database_url: str, tmp_path: Path) -> LiveSite:
     live = LiveSite(site_at(tmp_path / "state", database_url), tmp_path)
     fill(live)
     return live

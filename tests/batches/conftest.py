@@ -10,7 +10,6 @@ import pytest
 
 from adaptive_lora.batches.records import NewBatch, StoredFile, new_file_id
 from adaptive_lora.batches.stores import Stores
-from tests.adapters.conftest import database_url, postgres  # noqa: F401 - fixtures
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -40,7 +39,7 @@ def batch_of(file: StoredFile) -> NewBatch:
 
 
 @pytest.fixture
-def stores(database_url: str, tmp_path: Path) -> Iterator[Stores]:  # noqa: F811 - the fixture, not the function
+def stores(database_url: str, tmp_path: Path) -> Iterator[Stores]:
     stores = Stores.open(database_url, tmp_path / "state")
     yield stores
     stores.close()

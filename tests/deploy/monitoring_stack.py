@@ -20,7 +20,8 @@ import yaml
 
 from tests.adapter_folders import write_adapter
 from tests.deploy.monitoring_files import MONITORING, RULE_FILES, yaml_of
-from tests.deploy.programs import Program, free_port
+from tests.deploy.programs import Program
+from tests.ports import free_port
 from tests.postgres import PostgresServer, find_programs
 from tests.redis_servers import plain_server
 from tests.serving.auth.signing import SECRET

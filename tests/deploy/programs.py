@@ -32,13 +32,6 @@ def skip_without(*programs: str) -> None:
         pytest.skip(reason)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 class Program:
     """A server on a port of its own, which is waited for. It ends with this process."""
 

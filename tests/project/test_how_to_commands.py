@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ import pytest
 
 from adaptive_lora.adapters.manifest import read_manifest
 from tests.adapter_folders import verified, write_adapter, write_base
-from tests.adapters.conftest import postgres  # noqa: F401 - a fixture
+from tests.ports import free_port
 from tests.postgres import PostgresServer
 from tests.project.doc_blocks import block_with, blocks
 from tests.storage_servers import BUCKET, CREDENTIALS, s3_server
@@ -46,13 +45,6 @@ def typed(text: str, folder: Path, environ: Mapping[str, str] | None = None) -> 
     )
     assert run.returncode == 0, f"{text}\n{run.stdout}{run.stderr}"
     return run.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -212,7 +204,7 @@ def test_back_up_and_restore(tmp_path: Path, state_home: Path) -> None:
     assert "ops" in typed("adaptive-lora keys list", tmp_path)
 
 
-def test_from_sqlite_to_postgresql(tmp_path: Path, postgres: PostgresServer) -> None:  # noqa: F811
+def test_from_sqlite_to_postgresql(tmp_path: Path, postgres: PostgresServer) -> None:
     (script,) = (block.text for block in blocks("docs/how-to/backup.md", "bash") if "./move" in block.text)
     url = postgres.url(postgres.new_database())
     typed("adaptive-lora keys mint ops --scope admin", tmp_path)

@@ -113,20 +113,21 @@ async def ready(client: httpx.AsyncClient) -> None:
     raise AssertionError((await client.get("/health")).text)
 
 
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Its client, once it is ready."""
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
+        await ready(client)
+        yield client
+
+
 @pytest.fixture
 def serve(build: Callable[..., FastAPI]) -> Serve:
-    @asynccontextmanager
-    async def _serve(**sections: Any) -> AsyncIterator[httpx.AsyncClient]:
-        app = build(**sections)
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
-        ):
-            await ready(client)
-            yield client
-
-    return _serve
+    return lambda **sections: serving(build(**sections))
 
 
 @pytest.fixture

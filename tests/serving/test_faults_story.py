@@ -20,7 +20,7 @@ from adaptive_lora.access.records import NewKey
 from adaptive_lora.access.store import AccessStore
 from tests.engine.remote.fake_worker import KEY
 from tests.engine.remote.fake_worker_process import FakeWorkerProcess
-from tests.postgres import PostgresServer, find_programs
+from tests.postgres import PostgresServer, started_or_skipped
 from tests.redis_servers import RedisServer, SentinelGroup, plain_server, skip_without
 from tests.serving.gateway_process import GatewayProcess
 from tests.serving.steady_load import SteadyLoad
@@ -141,12 +141,9 @@ class Site:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    server = PostgresServer(programs)
-    yield server
-    server.close()
+    """Of its own, since it is killed and frozen."""
+    with started_or_skipped() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

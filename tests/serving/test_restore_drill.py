@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from adaptive_lora.cli.client import packed
 from adaptive_lora.cli.fleet import PACKED_TYPE
 from adaptive_lora.types import Probe
 from tests.adapter_folders import write_adapter
-from tests.postgres import PostgresServer, find_programs
+from tests.postgres import PostgresServer
 from tests.serving.conftest import BASE_MODEL, PROBES
 from tests.serving.steady_load import SteadyLoad
 from tests.serving.test_fleet_story import pirate
@@ -269,16 +269,6 @@ def renamed(path: Path, name: str) -> Path:
         base_fingerprint=known.base_fingerprint,
     )
     return path
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    server = PostgresServer(programs)
-    yield server
-    server.close()
 
 
 FLEETS = [

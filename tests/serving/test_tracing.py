@@ -17,7 +17,7 @@ from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.settings import AdmissionSettings
 from adaptive_lora.telemetry.logging import RequestIdFilter
-from tests.serving.conftest import KeywordRouter, ready, settings_of, until
+from tests.serving.conftest import KeywordRouter, serving, settings_of, until
 from tests.telemetry.otlp_receiver import Received, Receiver, receiver
 
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -34,17 +34,6 @@ async def gateway(received: Receiver | None, **sections: Any) -> AsyncIterator[h
     engine = schedule(FakeEngine(), AdmissionSettings(), n_slots=8, max_num_seqs=8)
     app = create_app(settings_of(**sections), engine=engine, router=KeywordRouter())
     async with serving(app) as client:
-        yield client
-
-
-@asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
-    ):
-        await ready(client)
         yield client
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -26,15 +25,6 @@ HOSTILE = (
     "%s %d %(message)s {0}",
     "x" * 1_000_000,
 )
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
 
 
 def logged(log: PromptLog, *prompts: Prompt) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from adaptive_lora.telemetry.span_export import MAX_QUEUED, Collector
 from adaptive_lora.telemetry.spans import SpanMetrics
 from adaptive_lora.telemetry.tracing import Trace
 from adaptive_lora.types import TokenChunk
+from tests.ports import free_port
 from tests.telemetry.otlp_receiver import receiver
 
 Metered = tuple[RecordedTraces, SpanMetrics]
@@ -54,13 +54,6 @@ async def until_counted(metrics: SpanMetrics, outcome: str, n: int) -> None:
     async with asyncio.timeout(30):
         while count(metrics, outcome) < n:  # noqa: ASYNC110 - a thread counts
             await asyncio.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_what_is_left_is_sent_at_the_end() -> None:

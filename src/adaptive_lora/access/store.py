@@ -20,7 +20,7 @@ from adaptive_lora.access import secrets
 from adaptive_lora.access.records import ApiKey, AuditAction, AuditEntry, Listing, Minted, NewKey
 from adaptive_lora.adapters.registry_checks import check_who
 from adaptive_lora.adapters.registry_database import Database
-from adaptive_lora.adapters.registry_schema import migrate
+from adaptive_lora.adapters.registry_schema import open_database
 from adaptive_lora.adapters.registry_tables import access_state, api_keys, audit, revoked_tokens
 from adaptive_lora.errors import InvalidRequest, NotFound
 
@@ -43,14 +43,8 @@ class AccessStore:
 
     @classmethod
     def open(cls, url: str, *, timeout_s: float = 5.0) -> Self:
-        """As `Registry.open`, in the same database."""
-        database = Database(url, timeout_s=timeout_s)
-        try:
-            migrate(database)
-        except BaseException:
-            database.close()
-            raise
-        return cls(database)
+        """As `open_database`: the registry's."""
+        return cls(open_database(url, timeout_s=timeout_s))
 
     def close(self) -> None:
         self._database.close()

@@ -43,7 +43,7 @@ from adaptive_lora.adapters.registry_rows import (
     read_version,
     read_versions,
 )
-from adaptive_lora.adapters.registry_schema import migrate
+from adaptive_lora.adapters.registry_schema import open_database
 from adaptive_lora.adapters.registry_tables import compositions, history, reports, versions
 from adaptive_lora.errors import Conflict, InvalidRequest
 
@@ -59,18 +59,8 @@ class Registry:
 
     @classmethod
     def open(cls, url: str, *, timeout_s: float = 5.0) -> Self:
-        """Open `url` (postgresql:// or sqlite:///), and bring its tables forward to this release.
-
-        `timeout_s` bounds each wait: for a connection, for others' changes, for an answer. Raises
-        SettingsError for a URL that cannot be used and for a database that a later release has opened.
-        """
-        database = Database(url, timeout_s=timeout_s)
-        try:
-            migrate(database)
-        except BaseException:
-            database.close()
-            raise
-        return cls(database)
+        """As `open_database`."""
+        return cls(open_database(url, timeout_s=timeout_s))
 
     def __repr__(self) -> str:
         return f"<Registry in {self._database}>"

@@ -34,6 +34,21 @@ _one_in_this_process = threading.Lock()
 """Alembic keeps in a module what it works on."""
 
 
+def open_database(url: str, *, timeout_s: float = 5.0) -> Database:
+    """Open `url` (postgresql:// or sqlite:///), and bring its tables forward to this release. Blocks.
+
+    `timeout_s` bounds each wait: for a connection, for others' changes, for an answer. Raises SettingsError
+    for a URL that cannot be used and for a database that a later release has opened; RegistryUnavailable.
+    """
+    database = Database(url, timeout_s=timeout_s)
+    try:
+        migrate(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 def migrate(database: Database) -> None:
     """Create the tables, or bring them forward. Any number of processes may do so at once: one does it.
 

@@ -1,4 +1,4 @@
-"""What the stores of this room share: their place in the registry's database, and pages of a list."""
+"""What the stores of this room share: the lock of quotas, and pages of a list."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from adaptive_lora.adapters.registry_database import Database
-from adaptive_lora.adapters.registry_schema import migrate
 from adaptive_lora.batches.records import Page
 from adaptive_lora.errors import InvalidRequest
 
@@ -17,17 +15,6 @@ T = TypeVar("T")
 
 _QUOTA_LOCK: Final = 0x42617463
 """Of PostgreSQL's advisory locks: the number is ours, "Batc" in ASCII."""
-
-
-def open_database(url: str, *, timeout_s: float = 5.0) -> Database:
-    """The registry's database, brought to this release. Blocks; raises as `Registry.open`."""
-    database = Database(url, timeout_s=timeout_s)
-    try:
-        migrate(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
 
 
 def lock_quotas(connection: Connection) -> None:

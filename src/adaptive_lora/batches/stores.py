@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Self
 
 from adaptive_lora.adapters.registry_database import Database
+from adaptive_lora.adapters.registry_schema import open_database
 from adaptive_lora.batches.batch_store import BatchStore
 from adaptive_lora.batches.contents import Contents
-from adaptive_lora.batches.database import open_database
 from adaptive_lora.batches.file_store import FileStore
 from adaptive_lora.batches.run_store import RunStore
 

@@ -26,7 +26,8 @@ pytest.importorskip("vllm")
 from adaptive_lora.adapters.manifest import write_manifest
 from adaptive_lora.engine.random_models import make_adapters
 from tests.engine.remote.gateway_environment import gateway_python
-from tests.engine.remote.vllm_worker import KEY, VLLMWorker, free_port
+from tests.engine.remote.vllm_worker import KEY, VLLMWorker
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.vllm, pytest.mark.acceptance]
 

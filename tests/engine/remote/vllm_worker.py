@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.ports import free_port
 
 KEY = "a key for tests"
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
@@ -23,12 +24,6 @@ ARGUMENTS = [
     "--host=127.0.0.1",
     "--uvicorn-log-level=warning",
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class VLLMWorker:

@@ -22,7 +22,6 @@ from adaptive_lora.serving.auth.keyring import JWKSKeyring, SecretKeyring
 from adaptive_lora.serving.auth.tokens import TokenVerifier
 from adaptive_lora.serving.auth.watched_file import LOOK_EVERY_S
 from adaptive_lora.serving.principal import Principal
-from tests.adapters.conftest import database_url, postgres  # noqa: F401 - fixtures
 from tests.postgres import PostgresServer
 from tests.serving.conftest import until
 
@@ -222,7 +221,7 @@ def knows(credentials: Credentials, key_id: str) -> Callable[[], bool]:
     return lambda: credentials._listing is not None and credentials.key(key_id) is not None
 
 
-async def test_processes_follow_the_store(database_url: str) -> None:  # noqa: F811 - the fixture
+async def test_processes_follow_the_store(database_url: str) -> None:
     store = AccessStore.open(database_url)
     async with following(database_url) as one, following(database_url) as other:
         minted = store.mint(CI, who="ann")
@@ -249,7 +248,7 @@ async def test_before_the_first_look_nobody_is_known(clock: Clock) -> None:
 
 
 async def test_while_the_store_is_away_the_last_list_serves_for_300_s_and_no_longer(
-    postgres: PostgresServer,  # noqa: F811 - the fixture
+    postgres: PostgresServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")

@@ -18,7 +18,6 @@ from openai.types import Batch
 
 from adaptive_lora.adapters.registry_database import Database, sqlite_url
 from adaptive_lora.adapters.registry_tables import batch_results, batches
-from tests.adapters.conftest import postgres  # noqa: F401 - a fixture
 from tests.serving.batches.conftest import ENDED, chats
 from tests.serving.conftest import FLEET
 from tests.serving.gateway_process import GatewayProcess
