@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything runs in $(VENV), which scripts/install.py makes and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-manifests test-workflows check acceptance bench soak demo-fleet demo-eval encoder lock docs clean
+.PHONY: help install serve test test-manifests test-workflows check sbom acceptance bench soak demo-fleet demo-eval encoder lock docs clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -42,6 +42,10 @@ check: ## ruff, mypy --strict, import-linter, generated reference pages
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/gen_reference.py --check
 	$(BIN)/python scripts/gen_dashboards.py --check
+
+sbom: ## what each image installs from the locks, as CycloneDX, in build/sbom
+	@$(INSTALL) workflows
+	build/workflows/bin/python -m scripts.sbom build/sbom
 
 acceptance: ## the long proofs
 	@$(INSTALL) dev

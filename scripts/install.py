@@ -4,6 +4,8 @@
     python3 scripts/install.py train      that, and what training needs
     python3 scripts/install.py dev        that, and what tests and checks need
     python3 scripts/install.py encoder    serve, and what builds the router's encoder
+    python3 scripts/install.py workflows  build/workflows: tools of the workflows, without us
+    python3 scripts/install.py manifests  build/manifests: tools of `make test-manifests`, without us
 
 ENGINE=cpu|gpu forces the build. VENV names another folder than .venv. Standard library only, and no syntax
 newer than Python 3.7: it must be able to say in plain words that the Python it was started with is too old.
@@ -20,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+TOOLS = ("manifests", "workflows")
 LAYERS = {"serve": (), "train": ("train",), "dev": ("cloud", "train", "dev"), "encoder": ("encoder",)}
 
 # vllm 0.32.0's wheel on PyPI brings CUDA 13 (requirements/gpu.txt): a driver of branch 580 or later, and
@@ -197,11 +200,24 @@ def install(kind, venv, engine):
         stamp_path(venv, package).write_text(digest(package))
 
 
+def install_tools(name):
+    """Bring build/NAME to its lock, and return that folder."""
+    venv, lock = ROOT / "build" / name, ROOT / "requirements" / f"{name}.txt"
+    if not is_installed(venv, lock):
+        make_venv(find_python(), venv)
+        install_lock(venv, lock)
+    return venv
+
+
 def main(arguments):
-    if len(arguments) != 1 or arguments[0] not in LAYERS:
-        print(f"usage: install.py {'|'.join(sorted(LAYERS))}", file=sys.stderr)
+    kinds = sorted((*LAYERS, *TOOLS))
+    if len(arguments) != 1 or arguments[0] not in kinds:
+        print(f"usage: install.py {'|'.join(kinds)}", file=sys.stderr)
         return 2
     try:
+        if arguments[0] in TOOLS:
+            install_tools(arguments[0])
+            return 0
         check_platform(platform.system(), platform.machine())
         engine, why = choose_engine(os.environ.get("ENGINE", "").lower(), query_gpus())
         say(f"{'CPU' if engine == 'cpu' else 'CUDA'} build: {why}")

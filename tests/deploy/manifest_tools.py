@@ -27,10 +27,7 @@ BUILDS = [
 @cache
 def install_tools() -> None:
     """Once in a process; nothing is done for what is there."""
-    lock = ROOT / "requirements/manifests.txt"
-    if not install.is_installed(TOOLS, lock):
-        install.make_venv(install.find_python(), TOOLS)
-        install.install_lock(TOOLS, lock)
+    install.install_tools("manifests")
     if not shutil.which("npm"):
         pytest.fail("npm is not here, which the definitions of custom resources come by: install Node.js")
     packages, stamp = CRDS / "package-lock.json", TOOLS / "crds/.installed-package-lock.json"

@@ -129,4 +129,4 @@ def test_a_failed_pip_leaves_no_stamp(install: ModuleType, tmp_path: Path) -> No
 def test_wrong_use_is_one_line() -> None:
     run = subprocess.run([sys.executable, SCRIPT, "everything"], capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr == "usage: install.py dev|encoder|serve|train\n"
+    assert run.stderr == "usage: install.py dev|encoder|manifests|serve|train|workflows\n"

@@ -10,20 +10,11 @@ import pytest
 from scripts import install
 
 ROOT = Path(__file__).parents[2]
-TOOLS = ROOT / "build/workflows"
 pytestmark = [pytest.mark.acceptance]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tools() -> None:
-    lock = ROOT / "requirements/workflows.txt"
-    if not install.is_installed(TOOLS, lock):
-        install.make_venv(install.find_python(), TOOLS)
-        install.install_lock(TOOLS, lock)
-
-
 def tool(*command: str) -> subprocess.CompletedProcess[str]:
-    command = (str(TOOLS / "bin" / command[0]), *command[1:])
+    command = (str(install.install_tools("workflows") / "bin" / command[0]), *command[1:])
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
