@@ -3,9 +3,10 @@
     python -m scripts.sbom build/sbom       gateway.cdx.json, engine-cpu.cdx.json, engine.cdx.json
 
 Every pin is a component, with the SHA-256 of each file that pip would take; one with a marker is optional,
-and says its marker. The same locks make the same bytes: the serial number follows from the content, and there is
-no time but SOURCE_DATE_EPOCH's. Locks know no edges, so all depend on nothing and we on all. What the base
-image and Debian bring is not here: the SBOM of the image itself, which the release makes, has that.
+and says its marker. The same locks make the same bytes: the serial number follows from the content, and
+there is no time but SOURCE_DATE_EPOCH's. Locks know no edges, so all depend on nothing and we on all. What
+the base image and Debian bring is not here: the SBOM of the image itself, which the release makes, has
+that.
 
 Runs in build/workflows (requirements/workflows.txt), and validates what it writes, offline.
 """
