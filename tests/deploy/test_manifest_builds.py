@@ -149,7 +149,7 @@ def test_a_gateways_settings_load_and_its_pod_has_time_to_stop(folder: str, tmp_
     remote = folder.endswith(("split", "multi-node"))
     assert settings.model.engine == ("remote" if remote else "vllm")
     gpus = template["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", "0")
-    assert gpus == ("0" if remote else str(settings.model.tensor_parallel_size))
+    assert gpus == ("0" if remote or folder.endswith("cpu") else str(settings.model.tensor_parallel_size))
 
 
 @pytest.mark.parametrize("overlay", ["split", "multi-node"])
