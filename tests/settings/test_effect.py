@@ -28,6 +28,7 @@ from tests.settings import (  # noqa: F401 - they declare keys
     test_effect_cache,
     test_effect_limits,
     test_effect_queue,
+    test_effect_secret_files,
     test_effect_server,
     test_effect_storage,
     test_effect_tracing,

@@ -217,6 +217,9 @@ def test_a_file_that_is_absent_or_no_text_is_named(tmp_path: Path) -> None:
 
 def test_rules_between_keys(tmp_path: Path) -> None:
     assert "exactly 1 (one worker per GPU)" in fails(write(tmp_path, "api: {workers: 2}"))
+    both = "redis: {url: 'redis://u:s3cret@h:1/0', password_file: /x}"
+    assert "leave one out" in (message := fails(write(tmp_path, both)))
+    assert "s3cret" not in message
     message = fails(write(tmp_path, "adapters: {max_loras: 100}"))
     assert "max_cpu_loras (64) must be at least max_loras (100)" in message
 
@@ -226,6 +229,9 @@ def test_a_remote_engine_needs_workers_and_their_key(tmp_path: Path) -> None:
     assert "one of them" in fails(write(tmp_path, remote + "{api_key: x}"))
     assert "one of them" in fails(write(tmp_path, remote + "{api_key: x, urls: [http://a:1], dns: 'b:1'}"))
     assert "WORKER_API_KEY" in fails(write(tmp_path, remote + "{urls: [http://a:1]}"))
+    assert "one of them" in fails(
+        write(tmp_path, remote + "{urls: [http://a:1], api_key: x, api_key_file: /x}")
+    )
     loaded = load_settings(
         write(tmp_path, remote + "{urls: [http://a:1]}"), environ={"WORKER_API_KEY": "s3cret"}
     )
@@ -354,6 +360,7 @@ OTHER_VALUES = {
     "workers.dns": "workers.fleet:8000",
     "workers.api_key": "s3cret",
     "workers.tls_verify": "false",
+    "workers.api_key_file": "/somewhere/key",
     "workers.ca_file": "/somewhere/ca.pem",
     "workers.max_connections": "3",
     "workers.max_attempts": "2",
@@ -379,6 +386,7 @@ OTHER_VALUES = {
     "storage.max_archive_entries": "8",
     "inference.max_batch_size": "4",
     "registry.database_url": "postgresql://gateway:s3cret@db.internal/fleet",
+    "registry.password_file": "/somewhere/password",
     "admission.policy": "fifo",
     "queue.max_per_tenant": "3",
     "queue.window": "3",
@@ -416,6 +424,7 @@ OTHER_VALUES = {
     "redis.url": "rediss://gateway:s3cret@redis.internal:6380/1",
     "redis.timeout": "0.05",
     "redis.ca_file": "/somewhere/ca.pem",
+    "redis.password_file": "/somewhere/password",
     "redis.sentinels": "10.0.0.1:26379, 10.0.0.2:26379",
     "monitoring.prometheus_enabled": "false",
     "tracing.endpoint": "https://collector.example:4318",

@@ -24,6 +24,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from adaptive_lora.errors import AdaptiveLoraError, RegistryUnavailable, SettingsError, StorageFull
+from adaptive_lora.secret_files import SecretFile
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,23 @@ _AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError)
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite file, whatever characters its path has."""
     return URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
+
+
+_PASSWORD_FILE = "adaptive_lora_password_file"
+"""An option of our URLs: so whoever hands one on hands on where its password is."""
+
+
+def with_password_file(url: str, path: Path) -> str:
+    """`url`, for which each new connection has the password that `path` holds then.
+
+    Raises SettingsError for a URL of another database than PostgreSQL, or with a password in it.
+    """
+    parsed = _parsed(url)
+    if parsed.drivername == "sqlite" or parsed.password is not None:
+        raise SettingsError(
+            "registry.password_file is for a PostgreSQL user whose password is not in registry.database_url"
+        )
+    return parsed.update_query_dict({_PASSWORD_FILE: str(path)}).render_as_string(hide_password=False)
 
 
 class _Standing:
@@ -143,6 +161,9 @@ def _parsed(url: str) -> URL:
 
 def _make_engine(url: URL, timeout_s: float) -> Engine:
     is_sqlite = url.drivername == "sqlite"
+    password_file = url.query.get(_PASSWORD_FILE)
+    password = SecretFile(Path(str(password_file)), "registry.password_file") if password_file else None
+    url = url.difference_update_query([_PASSWORD_FILE])
     if is_sqlite:
         arguments: dict[str, Any] = {"timeout": timeout_s}
         options: dict[str, Any] = {}
@@ -164,7 +185,7 @@ def _make_engine(url: URL, timeout_s: float) -> Engine:
     if is_sqlite:
         _set_up_sqlite(engine, timeout_s)
     else:
-        _set_up_postgresql(engine, timeout_s)
+        _set_up_postgresql(engine, timeout_s, password)
     return engine
 
 
@@ -196,11 +217,18 @@ def _set_up_sqlite(engine: Engine, timeout_s: float) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if is_change else "BEGIN")
 
 
-def _set_up_postgresql(engine: Engine, timeout_s: float) -> None:
+def _set_up_postgresql(engine: Engine, timeout_s: float, password: SecretFile | None) -> None:
+    import psycopg
+
     from adaptive_lora.adapters.registry_postgresql import connect_in_time
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, positional: Any, named: dict[str, Any]) -> Any:
+        if password is not None:
+            try:
+                named["password"] = password.read()
+            except SettingsError as error:  # it was there when we started: away, as a server may be
+                raise psycopg.OperationalError(error.message) from None
         return connect_in_time(timeout_s, *positional, **named)
 
     # Per transaction, not per session: PgBouncer gives the next transaction another one. A process that hangs

@@ -122,12 +122,15 @@ def open_batches(settings: Settings) -> Stores:
 
 def registry_url(settings: Settings) -> str:
     """Of the database that `open_registry` and its like open. Makes the state folder for a file in it."""
-    from adaptive_lora.adapters.registry_database import sqlite_url
+    from adaptive_lora.adapters.registry_database import sqlite_url, with_password_file
     from adaptive_lora.adapters.state import state_folder
 
-    url = settings.registry.database_url
-    if url is not None:
-        return url.get_secret_value()
+    registry = settings.registry
+    if registry.database_url is not None:
+        url = registry.database_url.get_secret_value()
+        return with_password_file(url, registry.password_file) if registry.password_file else url
+    if registry.password_file is not None:
+        raise SettingsError("registry.password_file is for the user in registry.database_url: set that, too")
     folder = state_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     return sqlite_url(folder / "registry.db")

@@ -23,9 +23,11 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError, RedisError
 
 from adaptive_lora.errors import RedisUnavailable, SettingsError
+from adaptive_lora.secret_files import SecretFile
 from adaptive_lora.settings import RedisSettings
 from adaptive_lora.telemetry.redis import RedisMetrics
 
@@ -127,6 +129,24 @@ class Redis:
         return self.timeout_s * (2 + len(self._sentinel.sentinels) if self._sentinel else 1)
 
 
+class _PasswordInFile(CredentialProvider):
+    """Asked for each new connection; those that are there stay as they are."""
+
+    def __init__(self, user: str | None, password: SecretFile) -> None:
+        self._user = user
+        self._password = password
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        try:
+            password = self._password.read()
+        except SettingsError as error:
+            raise AuthenticationError(error.message) from None
+        return (self._user, password) if self._user else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()
+
+
 def _connect(settings: RedisSettings) -> tuple[Sentinel | None, ConnectionPool]:
     """A pool of connections to the URL's host, or to the primary that the Sentinels know by that name.
 
@@ -142,6 +162,9 @@ def _connect(settings: RedisSettings) -> tuple[Sentinel | None, ConnectionPool]:
         if not settings.ca_file.is_file():
             raise SettingsError(f"redis.ca_file: there is no file {settings.ca_file}")
         each["ssl_ca_certs"] = str(settings.ca_file)
+    if settings.password_file is not None:
+        file = SecretFile(settings.password_file, "redis.password_file")
+        each["credential_provider"] = _PasswordInFile(server.pop("username", None), file)
     unlimited: dict[str, Any] = {
         "socket_timeout": None,
         "socket_connect_timeout": None,

@@ -83,9 +83,10 @@ class Settings(Section):
             return self
         if bool(self.workers.urls) == bool(self.workers.dns):
             raise ValueError("model.engine is remote: set workers.urls or workers.dns, one of them")
-        if self.workers.api_key is None:
+        if (self.workers.api_key is None) == (self.workers.api_key_file is None):
             raise ValueError(
-                "model.engine is remote: set workers.api_key (WORKER_API_KEY) to what the workers demand"
+                "model.engine is remote: set workers.api_key (WORKER_API_KEY) or workers.api_key_file, one "
+                "of them, to what the workers demand"
             )
         return self
 

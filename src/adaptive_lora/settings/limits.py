@@ -26,6 +26,9 @@ class RedisSettings(Section):
     ca_file: Path | None = Field(
         None, description="certificates that sign a rediss server's own; default: those of the system"
     )
+    password_file: Path | None = Field(
+        None, description="file of the password, which url then leaves out; read for each new connection"
+    )
     sentinels: tuple[str, ...] = Field(
         (),
         description="host:port of the Sentinels, if there are any: then the host in url is their name for "
@@ -49,6 +52,8 @@ class RedisSettings(Section):
             raise ValueError("url must be redis://host:port/database, or rediss://")
         if parts.query or not re.fullmatch(r"(/\d{0,4})?", parts.path):
             raise ValueError("url must end with the database's number, such as /0, or with the port")
+        if self.password_file is not None and parts.password is not None:
+            raise ValueError("there is a password in url and one in password_file: leave one out")
         return self
 
 

@@ -62,7 +62,12 @@ class WorkersSettings(Section):
         description="instead of urls: name:port (or https://name:port), of which every address is a worker",
     )
     api_key: SecretStr | None = Field(
-        None, description="the key that every worker demands (its --api-key); needed with engine = remote"
+        None,
+        description="the key that every worker demands (its --api-key); this or api_key_file is needed with "
+        "engine = remote",
+    )
+    api_key_file: Path | None = Field(
+        None, description="file of that key, instead of api_key; read again when it changes"
     )
     tls_verify: bool = Field(True, description="check the certificates of https workers")
     ca_file: Path | None = Field(
@@ -156,6 +161,10 @@ class RegistrySettings(Section):
         None,
         description="postgresql://user:password@host:5432/database, which several gateways may share; "
         "default: a SQLite file in the state folder",
+    )
+    password_file: Path | None = Field(
+        None,
+        description="file of the password, which database_url then leaves out; read for each new connection",
     )
 
 

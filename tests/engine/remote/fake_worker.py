@@ -60,6 +60,8 @@ class FakeWorker:
         **engine_options: object,
     ) -> None:
         self.files = {adapter.id: adapter for adapter in files}
+        self.keys = [KEY]
+        """That it demands, from its next start on."""
         self.fault: str | None = None
         self.n_chunks = 2
         self.delay_s = 0.2
@@ -95,7 +97,7 @@ class FakeWorker:
         )
         app = FastAPI()
         app.include_router(Endpoints(self.engine, info, self._find).router())
-        app.add_middleware(KeyRequired, keys=[KEY])
+        app.add_middleware(KeyRequired, keys=self.keys)
         if self._socket.fileno() < 0:
             self._socket = _bound(self.port)
         config = uvicorn.Config(

@@ -15,12 +15,12 @@ from adaptive_lora.access.records import NewKey
 from adaptive_lora.access.store import AccessStore
 from adaptive_lora.adapters.registry_database import sqlite_url
 from adaptive_lora.errors import RegistryUnavailable, Unauthenticated
+from adaptive_lora.secret_files import LOOK_EVERY_S
 from adaptive_lora.serving.auth import gate as gate_module
 from adaptive_lora.serving.auth.credentials import MAX_AGE_S, POLL_INTERVAL_S, Credentials
 from adaptive_lora.serving.auth.gate import Gate
 from adaptive_lora.serving.auth.keyring import JWKSKeyring, SecretKeyring
 from adaptive_lora.serving.auth.tokens import TokenVerifier
-from adaptive_lora.serving.auth.watched_file import LOOK_EVERY_S
 from adaptive_lora.serving.principal import Principal
 from tests.postgres import PostgresServer
 from tests.serving.conftest import until

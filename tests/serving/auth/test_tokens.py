@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from adaptive_lora.errors import SettingsError, Unauthenticated
+from adaptive_lora.secret_files import LOOK_EVERY_S
 from adaptive_lora.serving.auth.keyring import JWKSKeyring, SecretFileKeyring, SecretKeyring
 from adaptive_lora.serving.auth.signing_secret import check_secret
 from adaptive_lora.serving.auth.tokens import TokenVerifier
-from adaptive_lora.serving.auth.watched_file import LOOK_EVERY_S
 from adaptive_lora.serving.principal import Principal
 
 from .signing import ED_KEYS, NAME, RSA_KEYS, SECRET, claims, jwk, segment, signed, token, write_jwks

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from adaptive_lora.engine.remote import discovery, wire
 from adaptive_lora.engine.remote.balance import Balancer, Load, rank
-from adaptive_lora.engine.remote.transport import WorkerFailed
+from adaptive_lora.engine.remote.transport import WorkerFailed, worker_key
 from adaptive_lora.engine.remote.worker import Worker
 from adaptive_lora.errors import AdaptiveLoraError, EngineError, EngineNotReady, UnknownAdapter
 from adaptive_lora.settings import WorkersSettings
@@ -28,6 +28,7 @@ UNAVAILABLE_WAIT_S = 10.0
 
 class Pool:
     def __init__(self, settings: WorkersSettings) -> None:
+        """Raises SettingsError for a key that cannot be read."""
         self.declared: dict[str, AdapterVersion] = {}
         """By id, least recently used first."""
         self.pinned: set[str] = set()
@@ -36,6 +37,7 @@ class Pool:
         """What all workers have in common; the first one's."""
         self.max_model_len = 0
         self._settings = settings
+        self._key = worker_key(settings)
         self._balancer = Balancer(settings.max_replicas)
         self._changed = asyncio.Condition()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -139,7 +141,7 @@ class Pool:
             self._complaints.pop(url, None)
             asyncio.create_task(_retire(worker, self._tasks.pop(url)))  # noqa: RUF006 - it ends by itself
         for url in wanted.keys() - self.workers.keys():
-            worker = self.workers[url] = Worker(wanted[url], self._settings)
+            worker = self.workers[url] = Worker(wanted[url], self._settings, self._key)
             self._tasks[url] = asyncio.create_task(self._watch(worker), name=f"watch {url}")
         await self._notify()
 

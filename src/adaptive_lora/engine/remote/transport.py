@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ import aiohttp
 
 from adaptive_lora.engine.remote.discovery import Address
 from adaptive_lora.errors import AdaptiveLoraError
+from adaptive_lora.secret_files import SecretFile
 from adaptive_lora.settings import WorkersSettings
 
 CONNECT_TIMEOUT_S = 5.0
@@ -26,6 +27,19 @@ MAX_CONTROL_CONNECTIONS = 16
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _UNLIMITED = aiohttp.ClientTimeout(None, sock_connect=CONNECT_TIMEOUT_S)
+
+
+Key = Callable[[], str | None]
+"""What workers demand at the moment."""
+
+
+def worker_key(settings: WorkersSettings) -> Key:
+    """One for the whole pool. Raises SettingsError for a file that has no key."""
+    if settings.api_key_file is not None:
+        file = SecretFile(settings.api_key_file, "workers.api_key_file")
+        return lambda: file.value
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    return lambda: key
 
 
 class WorkerFailed(Exception):
@@ -77,12 +91,11 @@ class Transport:
     """Connections to one worker. Health checks have some of their own: they must not queue behind
     requests."""
 
-    def __init__(self, address: Address, settings: WorkersSettings) -> None:
+    def __init__(self, address: Address, settings: WorkersSettings, key: Key) -> None:
         self.url = address.url
         self._host = address.host
         self._headers = {"accept-encoding": "identity"}
-        if settings.api_key:
-            self._headers["authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+        self._key = key
         if address.host:
             self._headers["host"] = f"{address.host}:{urlsplit(address.url).port}"
         self._verification = _verification(settings) if address.url.startswith("https:") else False
@@ -127,12 +140,16 @@ class Transport:
         headers: Mapping[str, str],
         limits: aiohttp.ClientTimeout,
     ) -> AsyncIterator[Answer]:
+        if content is not None:
+            headers = {"content-type": "application/json", **headers}
+        if (api_key := self._key()) is not None:
+            headers = {"authorization": f"Bearer {api_key}", **headers}
         try:
             response = await self._session.request(
                 method,
                 self.url + path,
                 data=content,
-                headers={"content-type": "application/json", **headers} if content is not None else headers,
+                headers=headers,
                 timeout=limits,
                 allow_redirects=False,
                 server_hostname=self._host,

@@ -14,7 +14,7 @@ from adaptive_lora.engine.remote.balance import Load
 from adaptive_lora.engine.remote.dialects import Dialect, PluginDialect
 from adaptive_lora.engine.remote.discovery import Address
 from adaptive_lora.engine.remote.stock import StockDialect
-from adaptive_lora.engine.remote.transport import Transport, WorkerFailed
+from adaptive_lora.engine.remote.transport import Key, Transport, WorkerFailed
 from adaptive_lora.errors import AdaptiveLoraError
 from adaptive_lora.settings import WorkersSettings
 from adaptive_lora.types import AdapterVersion, TokenChunk
@@ -24,7 +24,7 @@ class Worker:
     """`loaded` and `pinned` are beliefs: a worker that restarted empty proves them wrong, and they are
     mended."""
 
-    def __init__(self, address: Address, settings: WorkersSettings) -> None:
+    def __init__(self, address: Address, settings: WorkersSettings, key: Key) -> None:
         self.url = address.url
         self.breaker = health.Breaker()
         self.info: wire.WorkerInfo | None = None
@@ -36,7 +36,7 @@ class Worker:
         self.progress_at = time.monotonic()
         """When it last gave a token."""
         self._settings = settings
-        self._transport = Transport(address, settings)
+        self._transport = Transport(address, settings, key)
         self._plugin = PluginDialect(self._transport)
         self.dialect: Dialect = self._plugin
         self._tokens: Counter[str | None] = Counter()

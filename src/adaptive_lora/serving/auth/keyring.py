@@ -19,8 +19,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from adaptive_lora.errors import SettingsError
+from adaptive_lora.secret_files import WatchedFile
 from adaptive_lora.serving.auth.signing_secret import check_secret, read_secrets
-from adaptive_lora.serving.auth.watched_file import WatchedFile
 
 _log = logging.getLogger(__name__)
 
