@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,13 @@ def test_who_computes_is_charged_and_who_waits_is_not() -> None:
     names = [[name for name, _, _ in frames] for (thread, frames) in found.seconds if thread == "spins"]
     assert any(stack[-2:] == ["spins", "works"] for stack in names)
     assert threading.current_thread().name not in totals, "who looks is not looked at"
+
+
+def test_threads_take_turns_as_before() -> None:
+    usual = sys.getswitchinterval()
+    with running(spins):
+        profile_cpu(0.1, threading.Event())
+    assert sys.getswitchinterval() == usual
 
 
 def test_where_a_threads_time_is_not_told_waiting_counts(monkeypatch: pytest.MonkeyPatch) -> None:
