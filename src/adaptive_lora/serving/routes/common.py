@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from fastapi import Request
@@ -71,9 +71,19 @@ _REASONS = {
 }
 
 
+_ERROR_CONTENT: Final = {
+    "application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}
+}
+
+
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` for these statuses, in the one shape of errors."""
-    return {status: {"model": ErrorBody, "description": _REASONS[status]} for status in sorted(statuses)}
+    """OpenAPI's `responses` for these statuses, in the one shape of errors. The first one brings the shape's
+    model and the others refer to it: a model for each would be most of what an application's start takes."""
+    first, *others = sorted(statuses)
+    described: dict[int | str, dict[str, Any]] = {first: {"model": ErrorBody, "description": _REASONS[first]}}
+    for status in others:
+        described[status] = {"content": _ERROR_CONTENT, "description": _REASONS[status]}
+    return described
 
 
 ON_EVERY_PATH = (400, 421, 500)
