@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -119,40 +121,55 @@ def test_the_tested_range_of_versions(version, ok):
     assert plugin.tested(version) is ok
 
 
-PRINT_WRAPPER = """
+CASES = {
+    "default": ({}, None, True, ""),
+    "stock": ({plugin.ENV: "stock"}, None, False, ""),
+    "unknown version": ({}, "0.99.0", False, "steps aside"),
+    "forced": ({plugin.ENV: "ours"}, "0.99.0", True, ""),
+    "typo": ({plugin.ENV: "yes"}, None, True, "neither 'ours' nor 'stock'"),
+}
+"""Environment, version of vLLM, whether our wrapper is installed, what is said."""
+
+PRINT_WRAPPERS = """
+import json, os, sys
 import vllm
-version = {version!r}
-if version: vllm.__version__ = version
-from adaptive_lora.engine.cpu_lora.plugin import register
-register(); register()
 from vllm.platforms import current_platform
-print(current_platform.get_punica_wrapper())
+from adaptive_lora.engine.cpu_lora.plugin import register
+
+for env, version, file in json.load(sys.stdin):
+    if (pid := os.fork()) == 0:
+        output = os.open(file, os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1), os.dup2(output, 2)
+        os.environ.update(env)
+        if version:
+            vllm.__version__ = version
+        register(), register()
+        print(current_platform.get_punica_wrapper(), flush=True)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
 """
 
 
-@pytest.mark.parametrize(
-    ("env", "version", "installed", "says"),
-    [
-        ({}, None, True, ""),
-        ({"ADAPTIVE_LORA_CPU_LORA": "stock"}, None, False, ""),
-        ({}, "0.99.0", False, "steps aside"),
-        ({"ADAPTIVE_LORA_CPU_LORA": "ours"}, "0.99.0", True, ""),
-        ({"ADAPTIVE_LORA_CPU_LORA": "yes"}, None, True, "neither 'ours' nor 'stock'"),
-    ],
-    ids=["default", "stock", "unknown version", "forced", "typo"],
-)
-def test_the_plugin_in_a_process_of_its_own(env, version, installed, says):
-    import os
-
-    done = subprocess.run(
-        [sys.executable, "-c", PRINT_WRAPPER.format(version=version)],
-        env={k: v for k, v in os.environ.items() if k != plugin.ENV} | env,
-        capture_output=True,
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What each case prints in a process of its own; they share the seconds that vLLM's import takes."""
+    folder = tmp_path_factory.mktemp("outputs")
+    cases = [(env, version, str(folder / name)) for name, (env, version, *_) in CASES.items()]
+    subprocess.run(
+        [sys.executable, "-c", PRINT_WRAPPERS],
+        env={k: v for k, v in os.environ.items() if k != plugin.ENV},
+        input=json.dumps(cases),
         text=True,
         check=True,
     )
-    assert (done.stdout.splitlines()[-1] == plugin.WRAPPER) is installed
-    output = done.stdout + done.stderr
+    return {name: (folder / name).read_text() for name in CASES}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plugin_in_a_process_of_its_own(outputs, case):
+    *_, installed, says = CASES[case]
+    output = outputs[case]
+    assert (output.splitlines()[-1] == plugin.WRAPPER) is installed
     assert says in output
     if not says:
         assert "CPU multi-LoRA" not in output

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.vllm
 
 NEAR_TIE = 1e-4
 NUM_BATCHES = 200
+FEW_BATCHES = 40
+"""Enough to see what vLLM's own path gets wrong."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,23 @@ def random_prompts(seed: int = 1) -> list[str]:
     return ["".join(rng.choices(letters, k=rng.choice([3, 10, 40, 120]))) for _ in range(40)]
 
 
-@pytest.mark.parametrize("slots", [8, 3], ids=["a slot for each adapter", "fewer slots than adapters"])
-async def test_each_request_gets_what_it_gets_alone(tiny_model, tiny_adapters, slots, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("slots", "batches"),
+    [
+        pytest.param(3, FEW_BATCHES, id="fewer slots than adapters"),
+        pytest.param(3, NUM_BATCHES, id="fewer slots, many batches", marks=pytest.mark.acceptance),
+        pytest.param(8, NUM_BATCHES, id="a slot for each adapter", marks=pytest.mark.acceptance),
+    ],
+)
+async def test_each_request_gets_what_it_gets_alone(
+    tiny_model, tiny_adapters, slots, batches, monkeypatch, capsys
+):
     monkeypatch.setenv("ADAPTIVE_LORA_CPU_LORA", "ours")
     report = await mixed_batches(
-        tiny_model, tiny_adapters[:8], random_prompts(), slots=slots, batches=NUM_BATCHES
+        tiny_model, tiny_adapters[:8], random_prompts(), slots=slots, batches=batches
     )
     with capsys.disabled():
-        print(f"\n{NUM_BATCHES} batches, {report.num_requests} requests: {report.near_ties} near ties")
+        print(f"\n{batches} batches, {report.num_requests} requests: {report.near_ties} near ties")
     assert report.wrong == []
     assert report.near_ties < report.num_requests / 100
 
@@ -131,7 +142,9 @@ async def test_each_request_gets_what_it_gets_alone(tiny_model, tiny_adapters, s
 @pytest.mark.acceptance
 async def test_vllms_own_path_fails_the_same_test(tiny_model, tiny_adapters, monkeypatch):
     monkeypatch.setenv("ADAPTIVE_LORA_CPU_LORA", "stock")
-    report = await mixed_batches(tiny_model, tiny_adapters[:3], random_prompts(), slots=3, batches=40)
+    report = await mixed_batches(
+        tiny_model, tiny_adapters[:3], random_prompts(), slots=3, batches=FEW_BATCHES
+    )
     assert report.wrong
     assert {case.adapter_id for case in report.wrong} == {None}, "it is the base's rows that go wrong"
 

@@ -232,6 +232,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.acceptance  # test_fleet_story kills a server, whose processes must end as these do
 def test_no_process_outlives_a_killed_parent(tiny_model, tmp_path):
     script = tmp_path / "serve.py"
     script.write_text(SERVE)

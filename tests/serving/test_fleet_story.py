@@ -1,14 +1,12 @@
 """The life of a fifth agent on the running demo server, while sixteen clients stream; then the server is
-killed."""
+killed, and what it had started ends, too."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -24,6 +22,7 @@ import pytest
 from adaptive_lora import demo_fleet
 from adaptive_lora.adapters.manifest import read_manifest, write_manifest
 from adaptive_lora.types import Probe
+from tests.processes import alive, children
 
 pytestmark = pytest.mark.vllm
 
@@ -206,8 +205,13 @@ async def test_the_life_of_a_fifth_agent(tmp_path: Path) -> None:
             assert crowd.n_answers > N_CLIENTS
             await command(url, "pin", "pirate", "canary")
 
-        os.killpg(process.pid, signal.SIGKILL)
+        engine = children(process.pid)
+        assert len(engine) >= 2, "the engine core and a worker"
+        process.kill()
         process.wait()
+        async with asyncio.timeout(60):
+            while any(alive(pid) for pid in engine):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     async with serving(tmp_path) as (client, _):
         url = client.base_url
