@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SERVE_ARGS ?=
 SOAK_MINUTES ?= 30
+TEST_PROCESSES ?= 2
 export VENV ENGINE
 
 BIN := $(VENV)/bin
@@ -22,9 +23,11 @@ install: ## make .venv and install what serving needs (the CUDA build only where
 serve: install ## serve at http://127.0.0.1:8000
 	@$(BIN)/adaptive-lora serve $(SERVE_ARGS)
 
+# Tests that start vLLM fill the machine: they run alone, and also if others have failed.
 test: ## run all tests (at most 20 minutes on two cores)
 	@$(INSTALL) dev
-	$(BIN)/python -m pytest -m "not acceptance"
+	$(BIN)/python -m pytest -m "not acceptance and not vllm" -n $(TEST_PROCESSES) --dist loadfile; others=$$?; \
+	    $(BIN)/python -m pytest -m "vllm and not acceptance" && exit $$others
 
 test-manifests: ## build, apply, validate and scan k8s/ (a minute; needs npm)
 	@$(INSTALL) dev
