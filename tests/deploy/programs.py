@@ -19,6 +19,7 @@ PACKAGES = {
     "prometheus-blackbox-exporter": "prometheus-blackbox-exporter",
     "openssl": "openssl",
     "curl": "curl",
+    "nginx": "nginx",
 }
 
 

@@ -19,7 +19,7 @@ PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
 )
-LANGUAGES = {"bash", "sh", "console", "python", "yaml", "json", "toml", "dockerfile", "promql"}
+LANGUAGES = {"bash", "sh", "console", "python", "yaml", "json", "toml", "dockerfile", "nginx", "promql"}
 """Of what a reader types, or puts into a file. `text` and `mermaid` are shown."""
 
 _BLOCK = re.compile(
