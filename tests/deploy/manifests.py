@@ -118,6 +118,8 @@ def settings_of(manifests: list[Manifest], tmp_path: Path, **secrets: str) -> Se
     config = tmp_path / "production.yaml"
     config.write_text(find(manifests, "ConfigMap", "adaptive-lora-config")["data"]["production.yaml"])
     environ = environment(api_container(manifests), secrets)
+    if "ADAPTIVE_LORA_REDIS__PASSWORD_FILE" in environ:  # then the address has none: overlays/secret-files
+        environ["REDIS_URL"] = environ["REDIS_URL"].replace(":word@", "@")
     assert environ["ADAPTIVE_LORA_CONFIG"] == "/etc/adaptive-lora/production.yaml"
     return load_settings(environ=environ | {"ADAPTIVE_LORA_CONFIG": str(config)})
 
