@@ -1,6 +1,7 @@
 """For all tests: no example of Hypothesis is judged by its time, since machines are shared; no state is left
 in the user's home, and none goes from one test to the next. Databases of both kinds."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,13 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 STATE_VARIABLE = "XDG_STATE_HOME"
+
+
+def pytest_collection_finish() -> None:
+    """More than a million objects are there by now and stay: each full collection would look at them again,
+    which is a sixth of what the tests compute."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
