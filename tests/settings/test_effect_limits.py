@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +147,19 @@ async def test_a_certificate_is_trusted_if_its_file_says_so(tmp_path: Path) -> N
 
 
 @key("redis.sentinels")
-async def test_the_sentinels_say_where_the_primary_is() -> None:
+async def test_the_sentinels_say_where_the_primary_is(tmp_path: Path) -> None:
     skip_without("redis-sentinel")
     group = SentinelGroup()
     try:
         url = SecretStr(f"redis://{group.name}/0")
         assert await answers(RedisSettings(url=url, timeout=5, sentinels=group.addresses))
+        with closing(group.primary.client()) as primary:  # the Sentinels do not know this user
+            primary.execute_command("ACL", "SETUSER", "gateway", "on", ">in a file", "~*", "+@all")
+        (path := tmp_path / "password").write_text("in a file")
+        url = SecretStr(f"redis://gateway@{group.name}/0")
+        keys: Any = {"url": url, "timeout": 5, "sentinels": group.addresses}
+        assert await answers(RedisSettings(**keys, password_file=path))
+        assert not await answers(RedisSettings(**keys))
     finally:
         group.close()
 

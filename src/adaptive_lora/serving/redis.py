@@ -164,7 +164,7 @@ def _connect(settings: RedisSettings) -> tuple[Sentinel | None, ConnectionPool]:
         each["ssl_ca_certs"] = str(settings.ca_file)
     if settings.password_file is not None:
         file = SecretFile(settings.password_file, "redis.password_file")
-        each["credential_provider"] = _PasswordInFile(server.pop("username", None), file)
+        server["credential_provider"] = _PasswordInFile(server.pop("username", None), file)
     unlimited: dict[str, Any] = {
         "socket_timeout": None,
         "socket_connect_timeout": None,
