@@ -183,8 +183,9 @@ class TestWithOurPlugin(EngineConformance):
                 ours = await engine.answer_logprobs(prompt, "yes", adapter_id)
                 assert await stock.answer_logprobs(prompt, "yes", adapter_id) == ours
                 for sampling in samplings:
-                    one = await complete(engine, prompt, sampling, adapter_id)
-                    assert await complete(stock, prompt, sampling, adapter_id) == one, (prompt, sampling)
+                    both = (complete(each, prompt, sampling, adapter_id) for each in (engine, stock))
+                    one, other = await asyncio.gather(*both)
+                    assert one == other, (prompt, sampling)
 
 
 @pytest.mark.asyncio(loop_scope="module")
