@@ -102,6 +102,24 @@ async def test_sigterm_breaks_no_stream_and_serves_on_until_balancers_have_seen_
     assert gateway.messages(level="WARNING") == []
 
 
+async def test_kept_connections_are_closed_before_a_request_on_them_would_be_refused(start: Start) -> None:
+    gateway = start(token_s=0.05, api={"drain_seconds": 1, "grace_seconds": 60})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(f"GET /live HTTP/1.1\r\nHost: 127.0.0.1:{gateway.port}\r\n\r\n".encode())
+    head = await reader.readuntil(b'{"status":"alive"}')
+    assert b"connection: close" not in head
+    async with client_of(gateway) as client:
+        stream = Stream(client, ENDLESS | {"max_tokens": 120})
+        await until(lambda: stream.has_begun)
+        gateway.signal(signal.SIGTERM)
+        assert await reader.read() == b""
+        assert not stream.task.done()
+        await stream.task
+    writer.close()
+    assert stream.last_event.startswith("event: done\n")
+    assert await ended(gateway) == 0
+
+
 async def test_what_cannot_finish_in_the_grace_period_ends_with_an_error(start: Start) -> None:
     gateway = start(token_s=0.05, api={"grace_seconds": 2})
     whole = {key: value for key, value in ENDLESS.items() if key != "stream"}

@@ -18,6 +18,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from adaptive_lora.engine import lifeline
+from tests.processes import alive
+
 pytestmark = pytest.mark.vllm
 
 LISTS = ["sum", "max", "min", "mean", "length", "median", "mode", "range"]
@@ -114,25 +117,26 @@ def _wait_for_url(log: Path, process: subprocess.Popen[str]) -> str:
 def test_ctrl_c_ends_a_server_that_is_still_loading(fleet: tuple[Path, Path], tmp_path: Path) -> None:
     with serving(fleet, tmp_path) as (_, process, log):
         deadline = time.monotonic() + 120
-        while len(_group(process.pid)) == 1 and time.monotonic() < deadline:  # until vLLM's first process
+        while not _engine(process.pid) and time.monotonic() < deadline:  # until vLLM's first process
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0, log.read_text()
-        while _group(process.pid):
+        while _engine(process.pid):
             assert time.monotonic() < deadline, "a process of vLLM's outlives the server"
             time.sleep(0.05)
 
 
-def _group(leader: int) -> list[int]:
-    """The living processes of a process group."""
+def _engine(owner: int) -> list[int]:
+    """The living processes of a server's engine."""
+    mark = f"{lifeline.ENV}={owner}".encode()
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(environ.parent.name)
         try:
-            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
-        except (FileNotFoundError, ProcessLookupError):
+            if mark in environ.read_bytes().split(b"\0") and alive(pid):
+                found.append(pid)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if int(group) == leader and state != "Z":
-            found.append(int(stat.parent.name))
     return found
 
 
@@ -268,3 +272,18 @@ def test_the_metrics_tell_the_story(server: Server) -> None:
     assert "\nlora_queue_size 0.0" in metrics
     assert 'lora_time_to_first_token_seconds_count{agent="adapter-0"}' in metrics
     assert 'router_decisions_total{agent="adapter-1",reason="routed"} 1.0' in metrics
+
+
+def test_a_signal_to_the_whole_group_lets_answers_finish(server: Server) -> None:
+    """A terminal's Ctrl-C, and what inits of containers send. The last of this file: it stops the server."""
+    body = {"prompt": "x", "max_tokens": 200, "ignore_eos": True, "stream": True}
+    with server.http.stream("POST", "/generate", json=body) as response:
+        lines = response.iter_lines()
+        while next(lines) != "event: token":
+            pass
+        os.killpg(server.process.pid, signal.SIGTERM)
+        *_, event, done = (line for line in lines if line)
+    assert event == "event: done"
+    assert json.loads(done.removeprefix("data: "))["usage"]["completion_tokens"] == 200
+    assert server.process.wait(timeout=60) == 0
+    assert _engine(server.process.pid) == []

@@ -85,7 +85,7 @@ class BoundedConnection(StrictProtocol):
         return self._idle_since if self.cycle is None or self.cycle.response_complete else None
 
     @property
-    def _is_kept(self) -> bool:
+    def is_kept(self) -> bool:
         """Between two requests: the last one is over, and nothing has come of a next one."""
         cycle = self.cycle
         return cycle is not None and cycle.response_complete and not cycle.more_body and not self._is_in_head
@@ -97,7 +97,7 @@ class BoundedConnection(StrictProtocol):
             self._unread_since = now
         if self._unread_since is not None and now - self._unread_since > READ_TIMEOUT_S:
             self.transport.abort()
-        elif is_closing or self._is_kept or (idle_since := self.idle_since) is None:
+        elif is_closing or self.is_kept or (idle_since := self.idle_since) is None:
             return
         elif now - idle_since > HEAD_TIMEOUT_S:
             if self._is_in_head and (self._n_head_bytes or self._n_held):
@@ -121,3 +121,11 @@ def look_at(connections: Iterable[object], now: float) -> None:
     for connection in list(connections):
         if isinstance(connection, BoundedConnection):
             connection.look(now)
+
+
+def part_with_kept(connections: Iterable[object]) -> None:
+    """Close those between two requests. Who kept one opens another for the next request, which a balancer
+    leads elsewhere; on the old one it would be refused."""
+    for connection in list(connections):
+        if isinstance(connection, BoundedConnection) and connection.is_kept:
+            connection.transport.close()

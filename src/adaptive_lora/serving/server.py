@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from adaptive_lora.serving.admin import create_admin_app
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.binding import allow_open_files, bind, check_bind, url_of
-from adaptive_lora.serving.connection import KEEP_ALIVE_S, BoundedConnection, look_at
+from adaptive_lora.serving.connection import KEEP_ALIVE_S, BoundedConnection, look_at, part_with_kept
 from adaptive_lora.serving.drain import LAST_WORDS_S
 from adaptive_lora.serving.private_metrics import create_metrics_app
 from adaptive_lora.serving.runtime import Runtime
@@ -90,6 +90,11 @@ class _Main(_Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self._told_to_stop, sig)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._runtime.drain.is_closed:
+            part_with_kept(self.server_state.connections)
+        return await super().on_tick(counter)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
