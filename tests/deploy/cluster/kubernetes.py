@@ -115,6 +115,7 @@ KUBELET = {
     "enforceNodeAllocatable": [],
     "evictionHard": {"memory.available": "100Mi"},
     "failSwapOn": False,
+    "imageGCHighThresholdPercent": 100,  # a disk that is full of others' files costs no image
     "maxOpenFiles": 8000,
     "oomScoreAdj": 0,
 }

@@ -25,7 +25,7 @@ import openai
 PAUSE_S = 2.5
 """Between two requests of a caller: of a tenant's 60 a minute, a pod of two gives 30."""
 TIMEOUT_S = 60
-LONG_TOKENS = 500
+LONG_TOKENS = 300
 
 closing = 0
 """Answers of servers that were about to stop, and still took what came."""
@@ -40,16 +40,16 @@ def prompt() -> str:
     return f"What is {random.randrange(1000)} plus {random.randrange(1000)}?"
 
 
-def check(answer: httpx.Response) -> None:
+async def check(answer: httpx.Response) -> None:
     global closing
     if answer.status_code != 200:
-        raise Failure(f"status {answer.status_code}")
+        raise Failure(f"{answer.status_code} {(await answer.aread()).decode()}")
     closing += answer.headers.get("connection") == "close"
 
 
 async def whole(client: httpx.AsyncClient) -> None:
     answer = await client.post("/generate", json={"prompt": prompt(), "max_tokens": 32})
-    check(answer)
+    await check(answer)
     if not answer.json()["usage"]["completion_tokens"]:
         raise Failure(f"no answer: {answer.text}")
 
@@ -58,7 +58,7 @@ async def streamed(client: httpx.AsyncClient, *, max_tokens: int = 32, ignore_eo
     options = {"max_tokens": max_tokens, "ignore_eos": ignore_eos, "stream": True}
     lines = []
     async with client.stream("POST", "/generate", json={"prompt": prompt(), **options}) as answer:
-        check(answer)
+        await check(answer)
         async for line in answer.aiter_lines():
             lines += [line] if line else []
     if lines[-2:-1] != ["event: done"]:
