@@ -150,7 +150,7 @@ def listen(build: Callable[..., FastAPI]) -> Listen:
         await until(lambda: server.started or task.done())
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
                 await ready(client)
             yield port
         finally:

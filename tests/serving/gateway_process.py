@@ -59,7 +59,7 @@ class GatewayProcess:
         return int(self.url.rpartition(":")[2])
 
     def wait_until_ready(self) -> None:
-        with httpx.Client(base_url=self.url) as client:
+        with httpx.Client(base_url=self.url, timeout=60) as client:
             for _ in itertools.count():
                 if client.get("/ready").status_code == 200:
                     return

@@ -277,7 +277,10 @@ async def test_a_follower_sees_tokens_while_they_are_generated(
 
 async def test_what_is_cut_off_is_not_kept(listen: Listen, engine: RecordingEngine) -> None:
     body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
-    async with listen(**ON) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with (
+        listen(**ON) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
         engine._delay_s = 0.02
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request_bytes("/generate", body))

@@ -41,7 +41,7 @@ async def test_leaving_aborts(listen: Listen, engine: FakeEngine, path: str, bod
             await reader.readuntil(b"data: ")
         writer.transport.abort()
         await until(lambda: engine._running == 0)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             metrics = (await client.get("/metrics")).text
     assert f'api_requests_total{{code="499",route="{path}",status="aborted"}} 1.0' in metrics
     assert 'outcome="aborted"' in metrics
@@ -53,7 +53,7 @@ async def test_leaving_before_the_body_is_complete_is_no_error(listen: Listen, e
         writer.write(request_bytes("/generate", {"prompt": "x"})[:-3])
         await writer.drain()
         writer.transport.abort()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             for _ in range(5_000):
                 if 'status="aborted"' in (await client.get("/metrics")).text:
                     break
@@ -63,7 +63,7 @@ async def test_leaving_before_the_body_is_complete_is_no_error(listen: Listen, e
 
 
 async def test_a_client_that_stays_is_not_disturbed(listen: Listen) -> None:
-    async with listen() as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with listen() as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         for _ in range(3):  # one connection, kept alive
             assert (await client.post("/generate", json={"prompt": "x"})).status_code == 200
             streamed = await client.post("/generate", json={"prompt": "x", "stream": True})
@@ -91,7 +91,7 @@ async def test_a_chunked_body_beyond_the_limit_is_cut_off(listen: Listen) -> Non
 
     async with (
         listen(api={"max_body_bytes": 10_000}) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         response = await client.post("/generate", content=chunks())
     assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")

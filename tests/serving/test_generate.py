@@ -139,7 +139,7 @@ async def test_a_stream_starts_says_tokens_and_is_done(client: httpx.AsyncClient
 
 
 async def test_a_stream_that_breaks_ends_with_an_error(listen: Listen, engine: FakeEngine) -> None:
-    async with listen() as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with listen() as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         engine._delay_s = 0.02
         async with client.stream("POST", "/generate", json={"prompt": "x", "stream": True}) as response:
             engine.die()

@@ -144,7 +144,7 @@ async def test_a_stream_has_role_text_finish_usage_and_done(client: httpx.AsyncC
 
 
 async def test_a_broken_stream_has_an_error_and_no_done(listen: Listen, engine: FakeEngine) -> None:
-    async with listen() as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with listen() as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         engine._delay_s = 0.02
         body = {"messages": USER, "stream": True}
         async with client.stream("POST", CHAT, json=body) as response:

@@ -231,7 +231,10 @@ async def test_a_client_that_goes_away_while_it_waits(
 ) -> None:
     sections: dict[str, Any] = {"queue": {"window": 1}}
     sections["inference"] = {"max_batch_size": 1, "cache_enabled": is_cached}
-    async with listen(**sections) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with (
+        listen(**sections) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
         engine._delay_s = 0.01
         _, running = await asyncio.open_connection("127.0.0.1", port)
         running.write(request_bytes("/generate", LONG))

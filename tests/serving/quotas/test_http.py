@@ -97,7 +97,7 @@ async def test_a_caller_that_goes_away_pays_for_what_was_generated(
     engine._delay_s = 0.02
     async with (
         listen(**limits(tokens_per_minute=1, token_burst=1_000, max_concurrent=1)) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         body = BODY | {"stream": True, "max_tokens": 500}
         async with client.stream("POST", "/generate", json=body) as response:
@@ -144,7 +144,7 @@ async def test_requests_in_flight_are_counted_until_their_last_byte(
     """One after the other is always allowed; two at once are not."""
     async with (
         listen(**limits(max_concurrent=1)) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         for streamed in (False, True) * 5:
             assert (await client.post("/generate", json=BODY | {"stream": streamed})).status_code == 200
