@@ -45,8 +45,10 @@ def _on(kubeconfig: str) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Without our namespace. CLUSTER_IMAGES are two names of images that its nodes have."""
-    kubeconfig, programs = (os.environ.get(f"CLUSTER_{name}") for name in ("KUBECONFIG", "PROGRAMS"))
-    if not kubeconfig and not programs:
+    kubeconfig, programs, file = (
+        os.environ.get(f"CLUSTER_{name}", "") for name in ("KUBECONFIG", "PROGRAMS", "IMAGE_FILE")
+    )
+    if not kubeconfig and not (programs and file):
         pytest.skip(HOW)
     install_tools()
     images = os.environ.get("CLUSTER_IMAGES", "adaptive-lora-cpu:v1.0.0 adaptive-lora-cpu:v1.0.1").split()
@@ -60,7 +62,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(f"{folder} has no {', '.join(missing)}: sh tests/deploy/cluster/build.sh makes them")
     if os.geteuid():
         pytest.skip("needs root")
-    with kubernetes(folder, [Path(os.environ["CLUSTER_IMAGE_FILE"])]) as (node, configuration):
+    with kubernetes(folder, [Path(file).resolve()]) as (node, configuration):
 
         def kubectl(*arguments: str, given: str | None = None) -> str:
             return node.run(KUBECTL, f"--kubeconfig={configuration}", *arguments, given=given)

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ PROXY = {
 def _start_containers(node: Machine, programs: Path, images: list[Path]) -> None:
     ctr = ("ctr", f"--address={SOCKET}", "--namespace=k8s.io")
     configuration = f"--config={node.folder}/containerd.toml"
-    node.start("containerd", configuration, until=lambda: node.run(*ctr, "version"))
+    node.start("containerd", configuration, until=partial(node.run, *ctr, "version"))
     for image in [programs / "pause.tar", *images]:
         node.run(*ctr, "images", "import", str(image))
 
@@ -140,7 +141,7 @@ def _start_containers(node: Machine, programs: Path, images: list[Path]) -> None
 def _start_control_plane(node: Machine, kubeconfig: Path) -> None:
     folder, key = node.folder, f"{node.folder}/accounts.key"
     # Serving is all that etcd is asked for here: what it has written is gone when the test ends.
-    node.start("etcd", f"--data-dir={folder}/etcd", until=lambda: node.run("curl", "-fsS", f"{ETCD}/health"))
+    node.start("etcd", f"--data-dir={folder}/etcd", until=partial(node.run, "curl", "-fsS", f"{ETCD}/health"))
     node.start(
         "kube-apiserver",
         f"--etcd-servers={ETCD}",
@@ -154,7 +155,7 @@ def _start_control_plane(node: Machine, kubeconfig: Path) -> None:
         f"--service-account-signing-key-file={key}",
         f"--service-account-key-file={key}",
         "--kubelet-preferred-address-types=InternalIP",
-        until=lambda: node.run("curl", "-fsSk", "-H", f"Authorization: Bearer {TOKEN}", f"{API}/readyz"),
+        until=partial(node.run, "curl", "-fsSk", "-H", f"Authorization: Bearer {TOKEN}", f"{API}/readyz"),
     )
     for manager, port in (("kube-controller-manager", 10257), ("kube-scheduler", 10259)):
         accounts = [f"--service-account-private-key-file={key}"] if "controller" in manager else []
@@ -164,7 +165,7 @@ def _start_control_plane(node: Machine, kubeconfig: Path) -> None:
             "--leader-elect=false",
             f"--cert-dir={folder}/{manager}",
             *accounts,
-            until=lambda port=port: node.run("curl", "-fsSk", f"https://127.0.0.1:{port}/healthz"),
+            until=partial(node.run, "curl", "-fsSk", f"https://127.0.0.1:{port}/healthz"),
         )
 
 
@@ -180,10 +181,13 @@ def _start_node(node: Machine, kubeconfig: Path) -> None:
         f"--volume-plugin-dir={node.folder}/plugins",
         "--container-runtime=remote",
         f"--container-runtime-endpoint=unix://{SOCKET}",
-        until=lambda: node.run("curl", "-fsS", "http://127.0.0.1:10248/healthz"),
+        until=partial(node.run, "curl", "-fsS", "http://127.0.0.1:10248/healthz"),
     )
-    proxied = lambda: node.run("curl", "-fsS", "http://127.0.0.1:10256/healthz")  # noqa: E731
-    node.start("kube-proxy", f"--config={node.folder}/proxy.yaml", until=proxied)
+    node.start(
+        "kube-proxy",
+        f"--config={node.folder}/proxy.yaml",
+        until=partial(node.run, "curl", "-fsS", "http://127.0.0.1:10256/healthz"),
+    )
 
 
 def _remove_control_groups() -> None:

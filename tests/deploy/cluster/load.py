@@ -76,7 +76,7 @@ async def long_stream(client: httpx.AsyncClient) -> None:
 async def openai_stream(client: httpx.AsyncClient) -> None:
     """By OpenAI's own client, which would try again if it was let."""
     api = openai.AsyncOpenAI(
-        base_url=client.base_url.join("/v1"), api_key="in the headers", max_retries=0, http_client=client
+        base_url=str(client.base_url.join("/v1")), api_key="in the headers", max_retries=0, http_client=client
     )
     messages: Any = [{"role": "user", "content": prompt()}]
     chunks = await api.chat.completions.create(
