@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything runs in $(VENV), which scripts/install.py makes and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-manifests test-workflows check sbom acceptance bench soak demo-fleet demo-eval encoder lock docs clean
+.PHONY: help install serve test test-images test-manifests test-cluster test-workflows check sbom acceptance bench soak demo-fleet demo-eval encoder lock docs clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,9 +29,18 @@ test: ## run all tests (at most 20 minutes on two cores)
 	$(BIN)/python -m pytest -m "not acceptance and not vllm" -n $(TEST_PROCESSES) --dist loadfile; others=$$?; \
 	    $(BIN)/python -m pytest -m "vllm and not acceptance" && exit $$others
 
+test-images: ## build the CPU images and run the Compose stack on them (15 minutes; needs Docker); the last line is JSON
+	@$(INSTALL) dev
+	TEST_IMAGES=1 $(BIN)/python -m pytest -m acceptance tests/deploy/images
+	@cat build/images/report.json
+
 test-manifests: ## build, apply, validate and scan k8s/ (a minute; needs npm)
 	@$(INSTALL) dev
 	$(BIN)/python -m pytest tests/deploy/test_manifest*.py
+
+test-cluster: ## k8s/ on a cluster, an update under load (10 minutes; docs/how-to/kubernetes.md says which clusters)
+	@$(INSTALL) dev
+	$(BIN)/python -m pytest tests/deploy/cluster
 
 test-workflows: ## zizmor over .github, bandit over the code (half a minute)
 	@$(INSTALL) dev

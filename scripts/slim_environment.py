@@ -1,8 +1,8 @@
 """Take out of an image's environment what no gateway runs: `/opt/venv/bin/python slim_environment.py`.
 
-Tests, sources and tools that wheels bring for those who develop or build with them; debug symbols; and bytecode of all
-but the modules that a gateway imports, since a third of the space is bytecode. What stays works as before: a module
-without bytecode is compiled when it is imported.
+Tests, sources and tools that wheels bring for those who develop or build with them; debug symbols; and the
+bytecode of all but the modules that a gateway imports: bytecode is a third of the space. What stays works as
+before, since a module without bytecode is compiled when it is imported.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ UNUSED = (
     "onnxruntime/quantization",
     "onnxruntime/tools",
     "onnxruntime/transformers",
+    "sqlalchemy/dialects/m*sql",
+    "sqlalchemy/dialects/oracle",
+    "sqlalchemy/testing",
     "onnxruntime/capi/libonnxruntime.so.*",  # the C library: Python's module holds it all a second time
 )
 ASKED_OF_AWS = {"s3", "sso", "sso-oidc", "sts"}
@@ -53,7 +56,7 @@ def remove_unused(packages: Path) -> None:
 
 
 def strip_symbols(packages: Path) -> None:
-    """Of extension modules. Libraries in *.libs are left alone: auditwheel moved their parts, and strip breaks them."""
+    """Of extension modules. Libraries in *.libs have been moved about by auditwheel, and strip breaks them."""
     modules = [str(path) for path in packages.rglob("*.so") if not path.parent.name.endswith(".libs")]
     subprocess.run(["strip", "--strip-unneeded", *modules], check=True)
 

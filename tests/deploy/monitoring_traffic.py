@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import ssl
 
 import httpx
 
-from tests.deploy.monitoring_stack import Stack, until
+from tests.deploy.monitoring_stack import until
 from tests.serving.auth.signing import bearer, token
 
 SCOPES = "generate adapters:read"
@@ -17,9 +18,10 @@ def credential(**claims: object) -> str:
     return token(scope=SCOPES, exp=4_000_000_000, **claims)
 
 
-def drive(stack: Stack) -> None:
+def drive(url: str, *, verify: ssl.SSLContext | bool = True) -> None:
     """Chats, streams, errors, limits, cache, a composition, a batch."""
-    with httpx.Client(base_url=stack.gateway.url, headers=bearer(credential()), timeout=60) as client:
+    headers = bearer(credential())
+    with httpx.Client(base_url=url, headers=headers, timeout=60, verify=verify) as client:
         for prompt in ("code please", "creative please", "the weather"):
             for adapter in ("auto", "code", "creative", "base", "code:0.7+creative:0.3"):
                 body = {"prompt": prompt, "adapter": adapter, "max_tokens": 8, "temperature": 0}

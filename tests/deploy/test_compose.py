@@ -37,6 +37,7 @@ def test_the_guides_names() -> None:
 
 def test_each_variable_is_in_the_example_and_each_of_the_example_is_read() -> None:
     used = {name for name in re.findall(r"\$\{([A-Z_]+)", TEXT) if not re.fullmatch(IMAGES, name)}
+    used.remove("COMPOSE_PROJECT_NAME")  # Compose's own
     assert used == ENV.keys() - {"COMPOSE_FILE", "COMPOSE_PROFILES", "OPENAI_API_KEY"}
     profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", ())}
     assert set(ENV["COMPOSE_PROFILES"].split(",")) <= profiles == {"gpu", "cpu", "tls"}

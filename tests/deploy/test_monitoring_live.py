@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.deploy import runbooks
-from tests.deploy.monitoring_files import DASHBOARDS, metrics_in, queries, series_of_the_code
+from tests.deploy.monitoring_files import DASHBOARDS, filled, metrics_in, queries, series_of_the_code
 from tests.deploy.monitoring_stack import REFUSED, Stack, until
 from tests.deploy.monitoring_traffic import credential, drive
 from tests.deploy.programs import PACKAGES, skip_without
@@ -43,7 +43,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     if find_programs() is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     stack = Stack(tmp_path_factory.mktemp("monitoring"))
-    drive(stack)
+    drive(stack.gateway.url)
     yield stack
     stack.close()
 
@@ -161,22 +161,17 @@ def test_every_query_of_every_panel_has_a_series(stack: Stack) -> None:
     )
     backup = ["backup", f"file://{stack.folder}/backups", "-c", str(config)]
     subprocess.run([sys.executable, "-m", "adaptive_lora", *backup], check=True, capture_output=True)
-    drive(stack)
+    drive(stack.gateway.url)
     asked = [(path.stem, title, expr) for path in DASHBOARDS for title, expr in queries(path)]
     assert NOT_ON_A_FAKE.keys() <= {name for _, _, expr in asked for name in metrics_in(expr)}
     missing = [each for each in asked if not metrics_in(each[2]) & NOT_ON_A_FAKE.keys()]
     assert len(missing) > 60
 
     def are_found() -> bool:
-        missing[:] = [each for each in missing if not stack.query(_filled(each[2]))]
+        missing[:] = [each for each in missing if not stack.query(filled(each[2]))]
         return not missing
 
     until(are_found, missing)
-
-
-def _filled(expression: str) -> str:
-    """As Grafana asks it."""
-    return expression.replace("$job", "gateway").replace("$__rate_interval", "1m")
 
 
 def test_every_series_that_is_left_out_is_in_the_code() -> None:
