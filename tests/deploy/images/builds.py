@@ -14,7 +14,6 @@ from pathlib import Path
 from scripts.install import TORCH_CPU_INDEX
 from tests.deploy.images.docker import docker
 from tests.deploy.programs import Program
-from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
@@ -32,6 +31,8 @@ GATEWAY, ENGINE = "adaptive-lora-gateway:test", "adaptive-lora-cpu:test"
 TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
 OF_PIP = ("cert", "default-timeout", "extra-index-url", "index-url", "proxy", "trusted-host")
 """Options of this machine's pip that are good in a build, too."""
+INDEX_PORT = 18765
+"""Always the same: what a build is told is a part of its cache's key."""
 BUILD_S = 1800
 
 
@@ -48,7 +49,7 @@ def build_all(*, registry: bool) -> dict[str, float]:
 
     def timed(tag: str, *options: str) -> None:
         began = time.monotonic()
-        docker("build", "--tag", tag, *options, timeout_s=BUILD_S)
+        docker("buildx", "build", "--load", f"--tag={tag}", *options, timeout_s=BUILD_S)
         seconds[tag] = round(time.monotonic() - began)
 
     with _options(registry=registry) as options:
@@ -128,6 +129,5 @@ def _torch_index() -> Program:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         options = ["--python-version=3.11", f"--extra-index-url={TORCH_CPU_INDEX}", f"--dest={folder}"]
         subprocess.run([*command, *options, f"--requirement={lock}"], check=True, capture_output=True)
-    port = free_port()
-    serve = [sys.executable, "-m", "http.server", str(port), "--bind=127.0.0.1"]
-    return Program(FOLDER, port, *serve, f"--directory={folder.parent}")
+    serve = [sys.executable, "-m", "http.server", str(INDEX_PORT), "--bind=127.0.0.1"]
+    return Program(FOLDER, INDEX_PORT, *serve, f"--directory={folder.parent}")

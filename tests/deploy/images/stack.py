@@ -1,4 +1,4 @@
-"""docker-compose.prod.yml as a page of docs/ starts it, in a project of its own, with the commands of that page."""
+"""docker-compose.prod.yml as a page of docs/ starts it: a project of its own, and that page's commands."""
 
 from __future__ import annotations
 
