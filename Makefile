@@ -38,7 +38,7 @@ test-manifests: ## build, apply, validate and scan k8s/ (a minute; needs npm)
 	@$(INSTALL) dev
 	$(BIN)/python -m pytest tests/deploy/test_manifest*.py
 
-test-cluster: ## k8s/ on a cluster, an update under load (10 minutes; docs/how-to/kubernetes.md says which clusters)
+test-cluster: ## k8s/ on a cluster, an update under load (15 minutes; docs/how-to/kubernetes.md says which clusters)
 	@$(INSTALL) dev
 	$(BIN)/python -m pytest tests/deploy/cluster
 

@@ -34,8 +34,8 @@ from tests.deploy.manifests import (
     settings_of,
 )
 
-FOREIGN_VARIABLES = {"HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_HOME"}
-"""Of the system and of Hugging Face's library. vLLM's begin with VLLM_."""
+FOREIGN_VARIABLES = {"HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_HOME", "OMP_NUM_THREADS"}
+"""Of the system, of Hugging Face's library and of OpenMP. vLLM's begin with VLLM_."""
 
 
 @pytest.mark.parametrize("secrets", [{}, SECRETS], ids=["the guide's secret", "all keys"])

@@ -22,7 +22,7 @@ of_sources="-o Dir::Etc::SourceList=$folder/sources.list -o Dir::Etc::SourcePart
 (cd packages && apt-get download golang-1.19-go golang-1.19-src etcd-server containerd runc containernetworking-plugins)
 for package in packages/*.deb; do dpkg -x "$package" root; done
 
-export GOROOT="$folder/root/usr/lib/go-1.19" GOCACHE="$folder/cache" GO111MODULE=off GOFLAGS=
+export GOROOT="$folder/root/usr/lib/go-1.19" GO111MODULE=off GOFLAGS=
 export PATH="$GOROOT/bin:$PATH" KUBE_GIT_VERSION=v1.20.2 KUBE_GIT_TREE_STATE=clean
 commands="kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy"
 make -C kubernetes WHAT="$(printf 'cmd/%s ' $commands)"

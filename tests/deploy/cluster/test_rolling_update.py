@@ -1,4 +1,4 @@
-"""k8s/ on a cluster: `make test-cluster`, seven minutes (docs/how-to/kubernetes.md says which clusters)."""
+"""k8s/ on a cluster: `make test-cluster` (docs/how-to/kubernetes.md says on which clusters)."""
 
 from __future__ import annotations
 
