@@ -30,8 +30,13 @@ pytestmark = [pytest.mark.acceptance]
 PAGE = "docs/how-to/docker-compose.md"
 GATEWAY_MB = 350
 LOAD = Path(__file__).parents[1] / "cluster/load.py"
-NOT_HERE = {"lora_gpu_memory_usage": "a GPU"}
-"""Series that the CPU profile does not have, and what they need."""
+OF_AN_ENGINE_INSIDE = {
+    *("lora_adapter_evictions_total", "lora_adapter_load_seconds_bucket", "lora_adapter_loads_total"),
+    *("lora_adapter_resident", "lora_adapter_slot_hits_total", "lora_preemptions_total"),
+    "lora_queue_wait_seconds_bucket",
+}
+"""Series that a gateway of remote workers does not have (docs/reference/metrics.md)."""
+NOT_HERE = {"lora_gpu_memory_usage"} | OF_AN_ENGINE_INSIDE
 SETTLES_S = 5
 """Of load before and after a restart."""
 
@@ -170,7 +175,7 @@ def test_every_query_of_every_panel_has_a_series(stack: Stack, report: dict[str,
     stack.shell(f"docker compose exec -T api sh /app/scripts/with_secrets.sh {backup}")
     drive(stack.url, verify=stack.trust())
     asked = [(path.stem, title, expr) for path in DASHBOARDS for title, expr in queries(path)]
-    missing = [each for each in asked if not metrics_in(each[2]) & NOT_HERE.keys()]
+    missing = [each for each in asked if not metrics_in(each[2]) & NOT_HERE]
     report["queries"] = {"asked": len(missing), "left_out": len(asked) - len(missing)}
 
     def are_found() -> bool:
@@ -182,21 +187,14 @@ def test_every_query_of_every_panel_has_a_series(stack: Stack, report: dict[str,
 
 
 def test_gateways_restart_under_load(stack: Stack, report: dict[str, Any], tmp_path: Path) -> None:
-    """One by one, and then both at once, for new containers."""
-    before = set(stack.containers("api"))
+    """One by one; nobody notices."""
     with load(stack, tmp_path) as found:
         time.sleep(SETTLES_S)
         began = time.monotonic()
         stack.types("docker restart")
         restarted = time.monotonic()
-        stack.types("--force-recreate")
-        recreated = time.monotonic()
         time.sleep(SETTLES_S)
-    report["load"] = found | {
-        "restart_s": round(restarted - began),
-        "recreate_s": round(recreated - restarted),
-    }
-    assert not set(stack.containers("api")) & before
+    report["load"] = found | {"restart_s": round(restarted - began)}
     assert found["requests"] > 100
     assert not found["failures"]
 
@@ -221,6 +219,8 @@ def test_an_alert_is_told(stack: Stack, report: dict[str, Any]) -> None:
     """The shipped rules and routes, with the times that they have: two minutes, and half of one."""
     began = time.monotonic()
     stack.shell("docker compose stop redis")
+    with stack.client(credential()) as client:  # until somebody asks, no gateway knows
+        assert all(client.post("/generate", json={"prompt": "x"}).is_success for _ in range(4))
     until(lambda: "RedisAway" in stack.log("told"), "nobody is told that Redis is away", within_s=400)
     report["alert_s"] = round(time.monotonic() - began)
     stack.shell("docker compose start redis")
