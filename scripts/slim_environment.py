@@ -56,7 +56,7 @@ def remove_unused(packages: Path) -> None:
 
 
 def strip_symbols(packages: Path) -> None:
-    """Of extension modules. Libraries in *.libs have been moved about by auditwheel, and strip breaks them."""
+    """Of extension modules. auditwheel has moved about what is in *.libs, and strip breaks such libraries."""
     modules = [str(path) for path in packages.rglob("*.so") if not path.parent.name.endswith(".libs")]
     subprocess.run(["strip", "--strip-unneeded", *modules], check=True)
 
