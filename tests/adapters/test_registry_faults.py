@@ -21,7 +21,7 @@ from adaptive_lora.adapters.registry_database import sqlite_url
 from adaptive_lora.errors import RegistryUnavailable, SettingsError, StorageFull
 from tests.postgres import PASSWORD, USER, PostgresServer
 
-from .registry_state import A, B, C, add, check_consistent
+from .registry_state import A, B, C, add, check_consistent, new_version
 
 SHORT_S = 0.5
 SECRETS = (PASSWORD, "p%40ss", "wr0ng")
@@ -242,6 +242,16 @@ def test_an_option_that_is_not_known(postgres: PostgresServer) -> None:
 def test_the_schemes_of_postgresql(postgres: PostgresServer, scheme: str) -> None:
     url = postgres.url(postgres.new_database()).replace("postgresql", scheme, 1)
     Registry.open(url).close()
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII"])
+def test_text_is_what_it_was_in_a_database_of_any_encoding(postgres: PostgresServer, encoding: str) -> None:
+    """Asked for none, a server that was set up without a locale has SQL_ASCII."""
+    options = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    with contextlib.closing(Registry.open(postgres.url(postgres.new_database(options)))) as registry:
+        add(registry, A)
+        (version,) = check_consistent(registry).versions
+        assert version.description == new_version().description
 
 
 def test_no_password_is_ever_shown(postgres: PostgresServer, caplog: pytest.LogCaptureFixture) -> None:

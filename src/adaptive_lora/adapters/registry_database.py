@@ -169,7 +169,12 @@ def _make_engine(url: URL, timeout_s: float) -> Engine:
         options: dict[str, Any] = {}
     else:
         # Prepared statements would tie a session to one server connection, which PgBouncer does not promise.
-        arguments = {"connect_timeout": math.ceil(timeout_s), "prepare_threshold": None}
+        # The encoding is asked for: a server that knows of none (SQL_ASCII) would give bytes instead of text.
+        arguments = {
+            "client_encoding": "utf8",
+            "connect_timeout": math.ceil(timeout_s),
+            "prepare_threshold": None,
+        }
         options = {"use_native_hstore": False, "isolation_level": "READ COMMITTED"}
     try:
         engine = sa.create_engine(
