@@ -61,7 +61,13 @@ def create_app(
     metrics = Metrics()
     gate = Gate.of(settings)
     runtime = Runtime(
-        settings, metrics, engine=engine, router=router, on_ready=on_ready, on_failure=on_failure
+        settings,
+        metrics,
+        engine=engine,
+        router=router,
+        before_ready=gate.credentials.known if gate is not None else None,
+        on_ready=on_ready,
+        on_failure=on_failure,
     )
     desk = Desk(settings)
     runner = Runner(desk, runtime, gate)

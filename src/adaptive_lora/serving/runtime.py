@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,9 +79,11 @@ class Runtime:
         *,
         engine: Engine | None = None,
         router: Routes | None = None,
+        before_ready: Callable[[], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
+        """`before_ready` is waited for when all else is loaded."""
         self.settings = settings
         self.metrics = metrics
         self.phase: Phase = "starting"
@@ -106,6 +108,7 @@ class Runtime:
         self._cache: AnswerCache | None = None
         self._engine = engine
         self._router = router
+        self._before_ready = before_ready
         self._on_ready = on_ready
         self._on_failure = on_failure
         self._registry: Registry | None = None
@@ -327,6 +330,9 @@ class Runtime:
             compositions=compositions,
         )
         self._tasks.append(asyncio.create_task(self._guarded(fleet.watch)))
+        if self._before_ready is not None:
+            self._say("reading who may call")
+            await self._before_ready()
         if self._on_ready is not None:
             self._on_ready()
         self._enter("ready", "serving")

@@ -9,23 +9,28 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from adaptive_lora.access.records import NewKey
 from adaptive_lora.access.store import AccessStore
 from adaptive_lora.adapters.registry_database import sqlite_url
+from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import RegistryUnavailable, Unauthenticated
 from adaptive_lora.secret_files import LOOK_EVERY_S
+from adaptive_lora.serving import loading
 from adaptive_lora.serving.auth import gate as gate_module
 from adaptive_lora.serving.auth.credentials import MAX_AGE_S, POLL_INTERVAL_S, Credentials
 from adaptive_lora.serving.auth.gate import Gate
 from adaptive_lora.serving.auth.keyring import JWKSKeyring, SecretKeyring
 from adaptive_lora.serving.auth.tokens import TokenVerifier
 from adaptive_lora.serving.principal import Principal
+from adaptive_lora.settings import Settings
 from tests.postgres import PostgresServer
-from tests.serving.conftest import until
+from tests.serving.conftest import ready, until
 
-from .signing import ED_KEYS, NAME, SECRET, jwk, token, write_jwks
+from .signing import ED_KEYS, NAME, SECRET, bearer, jwk, token, write_jwks
 
 CI = NewKey("ci", "acme", frozenset({"generate"}), frozenset({"code"}))
 
@@ -245,6 +250,31 @@ async def test_before_the_first_look_nobody_is_known(clock: Clock) -> None:
             who(gate, credential)
     with pytest.raises(RegistryUnavailable):
         _ = credentials.store
+
+
+async def test_a_server_is_not_ready_before_it_knows_who_may_call(
+    build: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_access = loading.open_access
+    is_up = False
+
+    def opening(settings: Settings) -> AccessStore:
+        if not is_up:
+            raise RegistryUnavailable("away")
+        return open_access(settings)
+
+    monkeypatch.setattr(loading, "open_access", opening)
+    app = build(engine=FakeEngine(), auth={"enabled": True, "jwt_secret": SECRET})
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
+    ):
+        await until(lambda: app.state.runtime.detail == "reading who may call")
+        assert (await client.get("/ready")).status_code == 503
+        is_up = True
+        await ready(client)
+        answer = await client.post("/route", json={"prompt": "x"}, headers=bearer(token()))
+        assert answer.status_code == 200
 
 
 async def test_while_the_store_is_away_the_last_list_serves_for_300_s_and_no_longer(

@@ -256,8 +256,9 @@ async def test_the_router_sees_only_what_a_tenant_may_use(gateway: Gateway, tena
     for name in AGENTS:
         prompt = f"{name} please"
         mine = allowed is None or name in allowed
-        routed = (await gateway.client.post("/route", json={"prompt": prompt}, headers=headers)).json()
-        assert routed["agent"] == (name if mine else "base")
+        routed = await gateway.client.post("/route", json={"prompt": prompt}, headers=headers)
+        assert routed.status_code == 200, routed.text
+        assert routed.json()["agent"] == (name if mine else "base")
         body = {"prompt": prompt, "max_tokens": 1}
         generated = await gateway.client.post("/generate", json=body, headers=headers)
         assert generated.json()["adapter"] == (name if mine else "base")

@@ -47,6 +47,7 @@ class Credentials:
         self._store: AccessStore | None = None
         self._listing: Listing | None = None
         self._known_at = clock()
+        self._is_known = asyncio.Event()
         self._used: dict[str, datetime] = {}
         self._wrote_used_at = clock()
         self._is_away = False
@@ -96,6 +97,11 @@ class Credentials:
         async with self._one_look:
             self._listing = await asyncio.to_thread(self._read, self._listing)
             self._known_at = self._clock()
+            self._is_known.set()
+
+    async def known(self) -> None:
+        """Wait for the first look at the store: until then nobody can be recognised."""
+        await self._is_known.wait()
 
     def _current(self) -> Listing:
         if self._listing is None:
