@@ -7,6 +7,8 @@ VENV ?= .venv
 SERVE_ARGS ?=
 SOAK_MINUTES ?= 30
 TEST_PROCESSES ?= 2
+# A test that hangs shows where, and ends the run.
+TEST_LIMIT := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 export VENV ENGINE
 
 BIN := $(VENV)/bin
@@ -26,8 +28,8 @@ serve: install ## serve at http://127.0.0.1:8000
 # Tests that start vLLM fill the machine: they run alone, and also if others have failed.
 test: ## run all tests (at most 20 minutes on two cores)
 	@$(INSTALL) dev
-	$(BIN)/python -m pytest -m "not acceptance and not vllm" -n $(TEST_PROCESSES) --dist loadfile; others=$$?; \
-	    $(BIN)/python -m pytest -m "vllm and not acceptance" && exit $$others
+	$(BIN)/python -m pytest -m "not acceptance and not vllm" -n $(TEST_PROCESSES) --dist loadfile $(TEST_LIMIT); others=$$?; \
+	    $(BIN)/python -m pytest -m "vllm and not acceptance" $(TEST_LIMIT) && exit $$others
 
 test-images: ## build the CPU images and run the Compose stack on them (15 minutes; needs Docker); the last line is JSON
 	@$(INSTALL) dev
