@@ -28,7 +28,7 @@ serve: install ## serve at http://127.0.0.1:8000
 # Tests that start vLLM fill the machine: they run alone, and also if others have failed.
 test: ## run all tests (at most 20 minutes on two cores)
 	@$(INSTALL) dev
-	$(BIN)/python -m pytest -m "not acceptance and not vllm" -n $(TEST_PROCESSES) --dist loadfile $(TEST_LIMIT); others=$$?; \
+	$(BIN)/python -m pytest -m "not acceptance and not vllm" -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 $(TEST_LIMIT); others=$$?; \
 	    $(BIN)/python -m pytest -m "vllm and not acceptance" $(TEST_LIMIT) && exit $$others
 
 test-images: ## build the CPU images and run the Compose stack on them (15 minutes; needs Docker); the last line is JSON
