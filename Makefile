@@ -26,12 +26,12 @@ serve: install ## serve at http://127.0.0.1:8000
 	@$(BIN)/adaptive-lora serve $(SERVE_ARGS)
 
 # Tests that start vLLM fill the machine: they run alone, and also if others have failed.
-test: ## run all tests (at most 20 minutes on two cores)
+test: ## run all tests (12 minutes on two cores)
 	@$(INSTALL) dev
 	$(BIN)/python -m pytest -m "not acceptance and not vllm" -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 $(TEST_LIMIT); others=$$?; \
 	    $(BIN)/python -m pytest -m "vllm and not acceptance" $(TEST_LIMIT) && exit $$others
 
-test-images: ## build the CPU images and run the Compose stack on them (15 minutes; needs Docker); the last line is JSON
+test-images: ## build the CPU images and run the Compose stack on them (6 to 15 minutes; needs Docker); the last line is JSON
 	@$(INSTALL) dev
 	TEST_IMAGES=1 $(BIN)/python -m pytest -m acceptance tests/deploy/images
 	@cat build/images/report.json
