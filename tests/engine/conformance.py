@@ -355,9 +355,8 @@ class EngineConformance:
     async def test_what_waits_for_a_pinned_slot_can_be_aborted(self, engine, adapters):
         """With one of two slots pinned the third adapter waits for the second."""
         await engine.pin(adapters[0].id)
-        reasons: list[str | None] = []
         try:
-            for _ in range(10):  # on a busy machine the first may end before the other is looked at
+            for _ in range(20):  # on a busy machine the first may end before the other is looked at
                 first = engine.generate(request(sampling=LONG, adapter_id=adapters[1].id))
                 await anext(first)
                 waiting = request(sampling=LONG, adapter_id=adapters[2].id)
@@ -365,13 +364,13 @@ class EngineConformance:
                 while not task.done() and (await engine.stats()).waiting != 1:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 await engine.abort(waiting.request_id)
-                reasons = [chunk.finish_reason for chunk in await task]
+                (completion,) = await task
                 await first.aclose()
-                if len(reasons) == 1:
+                if completion.usage.completion_tokens == 0:
                     break
         finally:
             await engine.unpin(adapters[0].id)
-        assert reasons == ["abort"], "it had no token"
+        assert (completion.finish_reason, completion.text) == ("abort", "")
         await idle(engine)
 
     async def test_unload_lets_running_requests_finish(self, engine, spare):
