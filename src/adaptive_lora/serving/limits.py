@@ -31,6 +31,10 @@ with."""
 MAX_SCHEMA_REPEAT = 1_000
 """Largest minItems, maxItems, minLength, ..."""
 MAX_PATTERN_CHARS = 256
+MAX_PATTERN_COST = 512
+"""Of one pattern: schemas/patterns.py. At the worst four seconds of a core, with 100,000 tokens."""
+MAX_PATTERNS_COST = 2_048
+"""Of all patterns of a schema."""
 
 BODY_READ_TIMEOUT_S = 30.0
 MIN_UPLOAD_BYTES_PER_S = 10_000.0

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from adaptive_lora.serving import limits
+from adaptive_lora.serving.schemas.patterns import pattern_cost
 
 _IN_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _IN_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -31,33 +32,41 @@ def check_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("the JSON schema cannot be read") from error
     if n_bytes > limits.MAX_SCHEMA_BYTES:
         raise ValueError(f"the JSON schema is larger than {limits.MAX_SCHEMA_BYTES} bytes")
-    cost = _cost(schema, depth=1)
+    patterns: list[int] = []
+    cost = _cost(schema, patterns, depth=1)
     if cost > limits.MAX_SCHEMA_COST:
         raise ValueError(
             f"the JSON schema describes up to {cost} parts, more than {limits.MAX_SCHEMA_COST}: lower "
             "minItems, maxItems or the number of sub-schemas"
         )
+    if sum(patterns) > limits.MAX_PATTERNS_COST:
+        raise ValueError(
+            f"the patterns of the JSON schema match up to {sum(patterns)} places, more than "
+            f"{limits.MAX_PATTERNS_COST}: lower the bounds of repetitions like {{1,63}}, or write + or *"
+        )
     return schema
 
 
-def _cost(schema: object, *, depth: int) -> int:
-    """Number of sub-schemas, repeated ones counted as often as they repeat."""
+def _cost(schema: object, patterns: list[int], *, depth: int) -> int:
+    """Number of sub-schemas, repeated ones counted as often as they repeat. What their patterns cost is
+    appended to `patterns`, once each: the engine compiles one grammar for all repetitions."""
     if not isinstance(schema, dict):
         raise ValueError("a JSON schema is an object; for 'anything' write {}")
     if depth > limits.MAX_SCHEMA_DEPTH:
         raise ValueError(f"the JSON schema is nested deeper than {limits.MAX_SCHEMA_DEPTH}")
     _check_keywords(schema)
+    patterns += [_checked_pattern(pattern) for pattern in _patterns(schema)]
     cost = 1
     for keyword in _IN_MAPS:
-        cost += sum(_cost(child, depth=depth + 1) for child in _mapping(schema, keyword).values())
+        cost += sum(_cost(child, patterns, depth=depth + 1) for child in _mapping(schema, keyword).values())
     for keyword in _IN_LISTS:
-        cost += sum(_cost(child, depth=depth + 1) for child in _list(schema, keyword))
+        cost += sum(_cost(child, patterns, depth=depth + 1) for child in _list(schema, keyword))
     for keyword in _SINGLE:
         if keyword in schema:
-            cost += _cost(schema[keyword], depth=depth + 1)
+            cost += _cost(schema[keyword], patterns, depth=depth + 1)
     for keyword in _CLOSING:
         if not isinstance(schema.get(keyword, False), bool):
-            cost += _cost(schema[keyword], depth=depth + 1)
+            cost += _cost(schema[keyword], patterns, depth=depth + 1)
     return cost * _repeat(schema, ("minItems", "maxItems"))
 
 
@@ -79,11 +88,6 @@ def _check_keywords(schema: Mapping[str, Any]) -> None:
         raise ValueError("$ref may point only into the schema itself ('#/$defs/...')")
     if {"$dynamicRef", "$recursiveRef", "$id"} & schema.keys():
         raise ValueError("$dynamicRef, $recursiveRef and $id are not served")
-    pattern = schema.get("pattern", "")
-    if not isinstance(pattern, str) or len(pattern) > limits.MAX_PATTERN_CHARS:
-        raise ValueError(f"pattern is a string of at most {limits.MAX_PATTERN_CHARS} characters")
-    if any(len(name) > limits.MAX_PATTERN_CHARS for name in _mapping(schema, "patternProperties")):
-        raise ValueError(f"a pattern has at most {limits.MAX_PATTERN_CHARS} characters")
     kinds = schema.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if not all(isinstance(kind, str) and kind in _TYPES for kind in kinds):
@@ -101,6 +105,23 @@ def _check_keywords(schema: Mapping[str, Any]) -> None:
             raise ValueError(f"{union} is an empty list")
     if not all(isinstance(name, str) for name in _list(schema, "required")):
         raise ValueError("required is a list of names")
+
+
+def _patterns(schema: Mapping[str, Any]) -> list[Any]:
+    own = [schema["pattern"]] if "pattern" in schema else []
+    return [*own, *_mapping(schema, "patternProperties")]
+
+
+def _checked_pattern(pattern: object) -> int:
+    if not isinstance(pattern, str) or len(pattern) > limits.MAX_PATTERN_CHARS:
+        raise ValueError(f"a pattern is a string of at most {limits.MAX_PATTERN_CHARS} characters")
+    cost = pattern_cost(pattern)
+    if cost > limits.MAX_PATTERN_COST:
+        raise ValueError(
+            f"a pattern matches up to {cost} places, more than {limits.MAX_PATTERN_COST}: lower the bounds "
+            "of repetitions like {1,63}, above all inside each other, or write + or *"
+        )
+    return cost
 
 
 def _mapping(schema: Mapping[str, Any], keyword: str) -> dict[str, Any]:

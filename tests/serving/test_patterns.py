@@ -1,0 +1,75 @@
+"""What patterns of JSON Schemas cost: people's own pass, those that hold the engine's compiler do not."""
+
+import pytest
+
+from adaptive_lora.serving.schemas.json_schema import check_json_schema
+from adaptive_lora.serving.schemas.patterns import pattern_cost
+
+
+@pytest.mark.parametrize(
+    ("pattern", "cost"),
+    [
+        ("", 0),
+        ("^abc$", 5),
+        (r"\d{4}-\d{2}", 7),
+        ("[^]a-z]{3,5}x*", 6),
+        ("(?:ab|c){5}", 15),
+        ("(?P<x>ab)?", 2),
+        ("[a-z]{2,}", 2),
+        ("(a{10}){10}", 100),
+        ("(a{1,10}){10}", 400),
+        ("((a?){2}){3}", 48),
+        ("a{b", 3),
+        ("(a{9}", 9),
+        ("a)){2}", 2),
+    ],
+)
+def test_the_cost(pattern: str, cost: int) -> None:
+    assert pattern_cost(pattern) == cost
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?$",
+        r"^[a-z0-9._%+-]{1,64}@[a-z0-9.-]{1,255}\.[a-z]{2,10}$",
+        r"^([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$",
+        r"^((25[0-5]|(2[0-4]|1\d|[1-9]|)\d)\.?\b){4}$",
+        r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$",
+        r"^(\+?\d{1,3}[ -]?)?(\(?\d{3}\)?[ -]?){2}\d{4}$",
+        r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$",
+        r"^([a-z0-9-]+\.){1,8}[a-z]{2,}$",
+        r"^.{1,500}$",
+    ],
+)
+def test_what_people_write_passes(pattern: str) -> None:
+    check_json_schema({"properties": {name: {"type": "string", "pattern": pattern} for name in "abc"}})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "([a-z]{0,16}){0,16}",
+        "([a-z]{0,64}){0,64}",
+        "([a-z]{1,50}){50}",
+        "(([a-z]?){0,20}){0,20}",
+        "[a-z]{1,40000}",
+        "[a-z]{0,90}" * 9,
+        ".{0,1000}.{0,1000}",
+        "a{99999999999999999999}",
+    ],
+)
+def test_what_takes_the_compiler_seconds_is_refused(pattern: str) -> None:
+    for schema in ({"pattern": pattern}, {"patternProperties": {pattern: {}}}, {"not": {"pattern": pattern}}):
+        with pytest.raises(ValueError, match="places, more than 512"):
+            check_json_schema({"items": schema})
+
+
+def test_many_patterns_count_together() -> None:
+    fields = {f"p{i}": {"type": "string", "pattern": "[a-z]{1,400}"} for i in range(6)}
+    with pytest.raises(ValueError, match="2400 places, more than 2048"):
+        check_json_schema({"properties": fields})
+
+
+def test_a_pattern_that_is_repeated_counts_once() -> None:
+    check_json_schema({"type": "array", "maxItems": 1000, "items": {"pattern": "[a-z]{1,100}"}})
