@@ -32,14 +32,14 @@ def test_the_cost(pattern: str, cost: int) -> None:
     "pattern",
     [
         r"^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?$",
-        r"^[a-z0-9._%+-]{1,64}@[a-z0-9.-]{1,255}\.[a-z]{2,10}$",
+        r"^[a-z0-9._%+-]{1,64}@[a-z0-9.-]{1,128}\.[a-z]{2,10}$",
         r"^([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$",
         r"^((25[0-5]|(2[0-4]|1\d|[1-9]|)\d)\.?\b){4}$",
         r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$",
         r"^(\+?\d{1,3}[ -]?)?(\(?\d{3}\)?[ -]?){2}\d{4}$",
         r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$",
         r"^([a-z0-9-]+\.){1,8}[a-z]{2,}$",
-        r"^.{1,500}$",
+        r"^.{1,128}$",
     ],
 )
 def test_what_people_write_passes(pattern: str) -> None:
@@ -53,10 +53,7 @@ def test_what_people_write_passes(pattern: str) -> None:
         "([a-z]{0,64}){0,64}",
         "([a-z]{1,50}){50}",
         "(([a-z]?){0,20}){0,20}",
-        "[a-z]{1,40000}",
         "[a-z]{0,90}" * 9,
-        ".{0,1000}.{0,1000}",
-        "a{99999999999999999999}",
     ],
 )
 def test_what_takes_the_compiler_seconds_is_refused(pattern: str) -> None:
@@ -65,8 +62,19 @@ def test_what_takes_the_compiler_seconds_is_refused(pattern: str) -> None:
             check_json_schema({"items": schema})
 
 
+@pytest.mark.parametrize(
+    "pattern", ["a{129}", "a{0,129}", "a{129,}", "(ab){1,255}", "[a-z]{1,40000}", "a{99999999999999999999}"]
+)
+def test_bounds_that_the_grammar_does_not_have_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"at most \{128\}"):
+        check_json_schema({"type": "string", "pattern": pattern})
+
+
 def test_many_patterns_count_together() -> None:
-    fields = {f"p{i}": {"type": "string", "pattern": "[a-z]{1,400}"} for i in range(6)}
+    fields = {
+        f"p{i}": {"type": "string", "pattern": "[a-z]{1,100}[0-9]{1,100}[a-z]{1,100}[0-9]{1,100}"}
+        for i in range(6)
+    }
     with pytest.raises(ValueError, match="2400 places, more than 2048"):
         check_json_schema({"properties": fields})
 

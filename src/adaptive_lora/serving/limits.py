@@ -31,6 +31,8 @@ with."""
 MAX_SCHEMA_REPEAT = 1_000
 """Largest minItems, maxItems, minLength, ..."""
 MAX_PATTERN_CHARS = 256
+MAX_PATTERN_REPEAT = 128
+"""xgrammar compiles no pattern with a larger bound: "Check failed: ... per_rule_fsm_hashes"."""
 MAX_PATTERN_COST = 512
 """Of one pattern: schemas/patterns.py. At the worst four seconds of a core, with 100,000 tokens."""
 MAX_PATTERNS_COST = 2_048

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from adaptive_lora.serving import limits
+
 _TOKEN = re.compile(
     r"(?P<open>\((?:\?(?:[:=!]|<[=!]|P?<\w+>))?)|(?P<close>\))|(?P<or>\|)"
     r"|(?P<repeat>\{(?P<least>\d+)(?P<range>,(?P<most>\d*))?\})|(?P<maybe>\?)|(?P<loop>[*+])"
@@ -34,7 +36,7 @@ class _Part:
 def pattern_cost(pattern: str) -> int:
     """Places of the pattern with its bounded repetitions written out; where such of varying length stand
     inside each other, doubled for each. What is no regular expression costs something, too: refusing it is
-    the engine's affair."""
+    the engine's affair. Raises ValueError for a bound that the engine's grammar does not have."""
     groups: list[list[_Part]] = [[]]
     for token in _TOKEN.finditer(pattern):
         kind = token.lastgroup if token.lastgroup not in ("least", "range", "most") else "repeat"
@@ -46,6 +48,11 @@ def pattern_cost(pattern: str) -> int:
             groups[-1].append(_joined(parts))
         elif kind == "repeat" and parts:
             times = max(int(token["least"]), int(token["most"] or 0))
+            if times > limits.MAX_PATTERN_REPEAT:
+                raise ValueError(
+                    f"a repetition in a pattern is at most {{{limits.MAX_PATTERN_REPEAT}}}: write + or *, or "
+                    "maxLength in place of the pattern"
+                )
             parts[-1] = _repeated(parts[-1], times, varies=token["range"] is not None)
         elif kind == "maybe" and parts:
             parts[-1] = _repeated(parts[-1], 1, varies=True)
