@@ -70,11 +70,19 @@ def invalid(error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the engine refuses the request: {first[:300]}")
 
 
-def finish_reason(reason: str | None) -> FinishReason | None:
-    """vLLM's reason as ours. Raises EngineError if the request failed inside the engine."""
+def finish_reason(reason: str | None, *, structured: bool) -> FinishReason | None:
+    """vLLM's reason as ours; `structured`: the request has a JSON schema.
+
+    Raises EngineError if the request failed inside the engine, InvalidRequest if its grammar did: vLLM
+    compiles that after it has taken the request, and ends the request alone if that fails or nothing fits.
+    """
     if reason is None:
         return None
     if reason not in _FINISH:
+        if structured:
+            raise InvalidRequest(
+                "the engine cannot follow the JSON schema: no text fits it, or it is too large"
+            )
         raise EngineError("the engine failed to finish the request; see the server's log")
     return _FINISH[reason]
 

@@ -195,6 +195,7 @@ class VLLMInferenceEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         wanted_logprobs = request.sampling.logprobs
+        is_structured = request.sampling.json_schema is not None
         unfinished = set(range(request.sampling.n))
         prompt = tokens_input(ids, cache_salt=request.cache_salt)
         outputs = self._llm.generate(
@@ -208,7 +209,7 @@ class VLLMInferenceEngine:
             async with aclosing(outputs):
                 async for output in outputs:
                     for choice in output.outputs:
-                        reason = sampling.finish_reason(choice.finish_reason)
+                        reason = sampling.finish_reason(choice.finish_reason, structured=is_structured)
                         if reason is not None:
                             unfinished.discard(choice.index)
                         yield TokenChunk(
