@@ -247,6 +247,7 @@ async def test_lists_show_what_a_tenant_may_use(gateway: Gateway, tenant: str) -
     health = (await gateway.client.get("/health", headers=headers)).json()
     assert {version.partition("@")[0] for version in health["adapters"]} == names
     assert health["rejected"] == (["big"] if allowed is None else [])
+    assert (health["engine"] is not None) == (allowed is None), "it counts everybody's agents and requests"
 
 
 @pytest.mark.parametrize("tenant", TENANTS)

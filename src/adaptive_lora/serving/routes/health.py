@@ -53,13 +53,14 @@ async def ready(request: Request) -> Response:
 )
 async def health(request: Request) -> Response:
     """Everything about this process's state; 200 if it serves, else 503. Who is not known reads the status
-    alone."""
+    alone; a credential for some agents reads nothing of the engine, which counts the others' agents and
+    requests."""
     runtime = runtime_of(request)
     serving = runtime.phase == "ready"
     principal = context_of(request.scope).principal
     if principal is None:
         return as_json({"status": runtime.phase}, 200 if serving else 503)
-    stats = await runtime.stats()
+    stats = await runtime.stats() if principal.agents is None else None
     age_s = runtime.canary_age_s
     body = {
         "status": runtime.phase,
