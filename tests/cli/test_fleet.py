@@ -66,7 +66,9 @@ def test_a_version_from_its_arrival_to_its_end(run: object, tmp_path: Path) -> N
     shown = run("canary", "code", version, "--share", "0.25")
     assert f"code@canary is version {version}, 25% of the traffic" in shown.output
     assert "canary 25%" in run("status").output
-    assert version in run("status", "code").output
+    own = run("status", "code").output
+    assert version in own
+    assert "canary 25%" in own
     assert f"code@prod is version {version}" in run("promote", "code").output
     assert run("rollback", "code").exit_code == 0
     assert "pinned" in run("pin", "code", version).output
@@ -91,6 +93,14 @@ def test_a_version_from_its_arrival_to_its_end(run: object, tmp_path: Path) -> N
     assert "promote prod:" in history
 
 
+def test_what_is_no_adapters_folder_is_not_sent(run: object, tmp_path: Path) -> None:
+    assert callable(run)
+    (tmp_path / "weights.bin").write_bytes(bytes(1 << 20))
+    refused = run("add", str(tmp_path))
+    assert isinstance(refused.exception, InvalidRequest)
+    assert "has no manifest.json" in refused.exception.message
+
+
 def test_a_refusal_is_the_servers_own(run: object, tmp_path: Path) -> None:
     assert callable(run)
     path = write_adapter(tmp_path / "law", base_model="another")
@@ -103,6 +113,9 @@ def test_a_refusal_is_the_servers_own(run: object, tmp_path: Path) -> None:
     unknown = run("add", "s3://bucket/law")
     assert isinstance(unknown.exception, ServerRefused)
     assert "storage.allowed_sources" in unknown.exception.message
+    nobody = run("history", "cod")
+    assert isinstance(nobody.exception, ServerRefused)
+    assert "no adapter 'cod'" in nobody.exception.message
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -46,7 +46,10 @@ def test_a_key_is_minted_listed_and_revoked(config: str) -> None:
     assert (found["name"], found["tenant"], found["tier"]) == ("ci", "acme", "gold")
     assert (found["scopes"], found["agents"]) == (["generate", "metrics"], ["code"])
     assert found["expires_at"] is not None
-    assert key not in invoke("keys", "list", "-c", config).output
+    shown = invoke("keys", "list", "-c", config).output
+    assert key not in shown
+    assert found["id"] in shown, "whole, also in a narrow window: `revoke` asks for it"
+    assert "…" not in shown
     assert invoke("keys", "revoke", found["id"], "-c", config).exit_code == 0
     assert listed(config)[0]["revoked_at"] is not None
     assert "revoked" in invoke("keys", "list", "-c", config).stdout

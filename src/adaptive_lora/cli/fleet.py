@@ -78,6 +78,8 @@ def add(
     path = Path(source)
     if "://" not in source and not path.is_absolute() and not path.exists():
         raise InvalidRequest(f"there is no {source!r} here: name an adapter's folder, an archive, or a URI")
+    if path.is_dir() and not (path / "manifest.json").is_file():
+        raise InvalidRequest(f"{source!r} is no adapter's folder: it has no manifest.json")
     with console().status(f"{server} verifies {source}"):
         if path.exists():
             params = {"alias": alias_name, "share": share, "force": force, "who": actor(), "why": why}
@@ -102,10 +104,13 @@ def status(
         print_json(answer)
         return
     versions = answer["versions"] if name else answer["adapters"]
-    table = Table("agent", "version", "state", "aliases", "where", "rank", "description", box=None)
+    shares = {each["alias"]: each["share"] for each in answer["aliases"]} if name else {}
+    where_title = "pinned" if name else "where"  # of one adapter the server does not say where it lies
+    table = Table("agent", "version", "state", "aliases", where_title, "rank", "description", box=None)
     for version in versions:
         aliases = version["aliases"]
-        shown = aliases if isinstance(aliases, list) else [_with_share(*each) for each in aliases.items()]
+        given = ((alias, shares[alias]) for alias in aliases) if name else aliases.items()
+        shown = [_with_share(*each) for each in given]
         where = version.get("residency", "") + (" pinned" if version["pinned"] else "")
         state = version["state"] + (" (forced)" if version.get("forced") else "")
         table.add_row(
@@ -233,7 +238,7 @@ def _pieces(path: Path) -> Any:
             yield chunk
 
 
-def _with_share(alias_name: str, share: float) -> str:
+def _with_share(alias_name: str, share: float | None) -> str:
     return f"{alias_name} {share:.0%}" if share else alias_name
 
 

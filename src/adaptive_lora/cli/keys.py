@@ -91,6 +91,9 @@ def list_keys(server: AdminServer = None, config: Config = None, as_json: AsJson
         print_json(answer)
         return
     table = Table("id", "name", "tenant", "scopes", "agents", "state", "last used (UTC)", box=None)
+    table.columns[0].no_wrap = True  # what `revoke` asks for
+    for column in table.columns[1:]:
+        column.overflow = "fold"
     for key in answer:
         agents = "all" if key["agents"] is None else ", ".join(key["agents"])
         used = (key["last_used_at"] or "")[:16].replace("T", " ")

@@ -167,6 +167,8 @@ async def history(
 ) -> Response:
     """Who changed what of this adapter, when, and why; newest first."""
     entries = await runtime_of(request).fleet.history(name, limit=limit, before=before)
+    if not entries and before is None:
+        raise UnknownAdapter(f"the registry knows no adapter {name!r}")
     more = entries[-1].id if len(entries) == limit else None
     return as_json({"entries": [history_fields(entry) for entry in entries], "next_before": more})
 
