@@ -39,6 +39,9 @@ _log = logging.getLogger(__name__)
 def build_engine(settings: Settings, metrics: AdapterMetrics | None = None) -> Engine:
     from adaptive_lora.engine.factory import build_engine as build
 
+    name = settings.model.base_model
+    if settings.model.engine == "vllm" and name.startswith(("/", "./", "../")) and base_folder(name) is None:
+        raise SettingsError(f"model.base_model is {name}, which is not a folder")
     return build(
         settings.model,
         settings.adapters,
