@@ -17,10 +17,13 @@ from starlette.responses import HTMLResponse, Response
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 56rem; padding: 0 1rem; }
 code { font: 0.9em ui-monospace, monospace; }
+summary code { overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: 0.3rem 0; }
 summary b { display: inline-block; min-width: 4.5rem; }
 table { border-collapse: collapse; margin: 0.5rem 0 1rem; }
 td { border-bottom: 1px solid #8884; padding: 0.2rem 1rem 0.2rem 0; vertical-align: top; }
+@media (max-width: 40rem) { tr { display: block; border-bottom: 1px solid #8884; padding: 0.2rem 0; }
+  td { display: inline; border: 0; } td:last-child { display: block; padding: 0; } }
 p { margin: 0.3rem 0; }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } a { color: #8bf; } }
 """
