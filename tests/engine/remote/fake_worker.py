@@ -69,6 +69,11 @@ class FakeWorker:
         self.fingerprint: str | None = "f" * 64
         self.text_fingerprint: str | None = "e" * 64
         self.loads: list[str] = []
+        """That were begun."""
+        self.loaded: list[str] = []
+        self.may_load = asyncio.Event()
+        """Until it is set again, loads take for ever."""
+        self.may_load.set()
         self.connections: set[tuple[str, int]] = set()
         """That requests for tokens came on."""
         self._engine_options = {"max_model_len": 256, "max_loras": 2, "delay_s": 0.001} | engine_options
@@ -96,7 +101,8 @@ class FakeWorker:
             text_fingerprint=self.text_fingerprint,
         )
         app = FastAPI()
-        app.include_router(Endpoints(self.engine, info, self._find).router())
+        endpoints = Endpoints(self.engine, info, self._find, on_loaded=lambda a: self.loaded.append(a.id))
+        app.include_router(endpoints.router())
         app.add_middleware(KeyRequired, keys=self.keys)
         if self._socket.fileno() < 0:
             self._socket = _bound(self.port)
@@ -129,6 +135,7 @@ class FakeWorker:
         if adapter_id not in self.files:
             raise UnknownAdapter(f"{adapter_id} is not here")
         self.loads.append(adapter_id)
+        await self.may_load.wait()
         return self.files[adapter_id]
 
     def _faulty(self, app):

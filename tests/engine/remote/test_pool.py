@@ -150,6 +150,36 @@ async def test_a_worker_that_restarts_empty_is_supplied_again():
         assert await complete(engine, adapter_id=CODE.id) == want
 
 
+async def test_unload_reaches_an_adapter_that_a_worker_is_just_loading():
+    worker = FakeWorker([CODE])
+    async with pool(worker) as engine:
+        await engine.load(CODE)
+        worker.may_load.clear()
+        await worker.restart()
+        await until(lambda: worker.loads == [CODE.id, CODE.id])
+        unloading = asyncio.create_task(engine.unload(CODE.id))
+        await until(lambda: CODE.id not in engine.adapters)
+        worker.may_load.set()
+        await unloading
+        await until(lambda: worker.loaded == [CODE.id, CODE.id])
+        assert CODE.id not in worker.engine.adapters
+
+
+async def test_an_adapter_is_loaded_and_unloaded_one_at_a_time():
+    """Who unloads while a load waits for an unload does so after it."""
+    worker = FakeWorker([CODE])
+    async with pool(worker) as engine:
+        await engine.load(CODE)
+        engine._pool.forget(CODE.id)  # its watcher leaves it alone
+        inside = engine._pool.workers[worker.url]
+        first = asyncio.create_task(inside.drop(CODE.id))
+        load = asyncio.create_task(inside.ensure(CODE))
+        await first
+        await inside.drop(CODE.id)
+        await load
+        assert CODE.id not in worker.engine.adapters
+
+
 async def test_a_worker_that_lost_its_adapter_loads_it_and_goes_on():
     """Somebody else has unloaded it there: the worker says 404, and nobody sees it."""
     worker = FakeWorker([CODE])

@@ -262,7 +262,7 @@ class RemoteEngine:
             await self._ended.wait_for(
                 lambda: all(running.adapter_id != adapter_id for running in self._in_flight.values())
             )
-        for worker in self._pool.holders(adapter_id):
+        for worker in list(self._pool.workers.values()):
             if adapter_id in self._pool.declared:
                 return  # loaded again meanwhile
             try:

@@ -94,9 +94,6 @@ class Pool:
         urls = [worker.url for worker in usable if worker not in avoid] or [worker.url for worker in usable]
         return self.workers[rank(adapter_id, urls)[0]]
 
-    def holders(self, adapter_id: str) -> list[Worker]:
-        return [worker for worker in self.workers.values() if adapter_id in worker.loaded]
-
     def forget(self, adapter_id: str) -> None:
         self.declared.pop(adapter_id, None)
         self.pinned.discard(adapter_id)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import aclosing
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from adaptive_lora.engine.remote import health, wire
 from adaptive_lora.engine.remote.balance import Load
@@ -41,7 +42,7 @@ class Worker:
         self.dialect: Dialect = self._plugin
         self._tokens: Counter[str | None] = Counter()
         self._n_requests = 0
-        self._loading: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def load(self) -> Load:
@@ -109,7 +110,7 @@ class Worker:
         """Load the adapter unless it is there. Raises what `Dialect.load` raises."""
         if adapter.id in self.loaded:
             return
-        async with self._loading[adapter.id]:
+        async with self._change(adapter.id):
             if adapter.id not in self.loaded:
                 boot = self.info
                 await self.dialect.load(adapter)
@@ -117,13 +118,19 @@ class Worker:
                     self.loaded.add(adapter.id)
 
     async def drop(self, adapter_id: str) -> None:
-        """Unload the adapter if it is there. Raises WorkerFailed."""
-        async with self._loading[adapter_id]:
+        """Unload the adapter if it is there, or on its way. Raises WorkerFailed."""
+        async with self._change(adapter_id):
             if adapter_id in self.loaded:
                 self.loaded.discard(adapter_id)
                 self.pinned.discard(adapter_id)
                 await self.dialect.unload(adapter_id)
-        self._loading.pop(adapter_id, None)
+
+    def _change(self, adapter_id: str) -> asyncio.Lock:
+        """One at a time loads or unloads an adapter. The lock lives as long as somebody has it or waits."""
+        lock = self._changing.get(adapter_id)
+        if lock is None:
+            lock = self._changing[adapter_id] = asyncio.Lock()
+        return lock
 
     def failed(self, failure: WorkerFailed) -> None:
         """Tell the breaker, and its watcher if that opened."""
