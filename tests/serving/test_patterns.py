@@ -1,4 +1,5 @@
-"""What patterns of JSON Schemas cost: people's own pass, those that hold the engine's compiler do not."""
+"""What patterns and lengths of strings cost in JSON Schemas: people's own pass, those that hold the engine's
+compiler do not."""
 
 import pytest
 
@@ -81,3 +82,20 @@ def test_many_patterns_count_together() -> None:
 
 def test_a_pattern_that_is_repeated_counts_once() -> None:
     check_json_schema({"type": "array", "maxItems": 1000, "items": {"pattern": "[a-z]{1,100}"}})
+
+
+def strings(*lengths: dict[str, int]) -> dict[str, object]:
+    return {"properties": {f"f{i}": {"type": "string", **each} for i, each in enumerate(lengths)}}
+
+
+def test_different_lengths_count_together() -> None:
+    check_json_schema(strings(*({"maxLength": 100 * i} for i in range(1, 9))))
+    check_json_schema(strings(*({"minLength": 1, "maxLength": i} for i in range(1, 45))))
+    with pytest.raises(ValueError, match=r"9 different pairs .*, which cost 1152, more than 1024"):
+        check_json_schema(strings(*({"maxLength": 128 + i} for i in range(9))))
+    with pytest.raises(ValueError, match="16 different pairs"):
+        check_json_schema(strings(*({"minLength": i, "maxLength": 100} for i in range(16))))
+
+
+def test_a_length_that_many_fields_share_counts_once() -> None:
+    check_json_schema(strings(*({"maxLength": 500} for _ in range(100)), {"minLength": 1}))

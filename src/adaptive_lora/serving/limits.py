@@ -37,6 +37,10 @@ MAX_PATTERN_COST = 512
 """Of one pattern: schemas/patterns.py. At the worst four seconds of a core, with 100,000 tokens."""
 MAX_PATTERNS_COST = 2_048
 """Of all patterns of a schema."""
+LENGTH_WRITTEN_OUT = 128
+"""Longer strings cost xgrammar no more than such: 2 to 4 s of a core, with 100,000 tokens."""
+MAX_LENGTHS_COST = 1_024
+"""Of the different pairs of minLength and maxLength: eight long ones, or dozens of short ones."""
 
 BODY_READ_TIMEOUT_S = 30.0
 MIN_UPLOAD_BYTES_PER_S = 10_000.0

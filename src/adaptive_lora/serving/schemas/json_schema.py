@@ -4,6 +4,7 @@ before."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -23,6 +24,32 @@ _REPEATS = (
 _TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 
 
+@dataclass
+class _Strings:
+    """What the engine's compiler writes out for the strings of a schema: once each, however often they
+    repeat."""
+
+    patterns: list[int] = field(default_factory=list)
+    """What each costs."""
+    lengths: set[tuple[int, int]] = field(default_factory=set)
+    """Shortest and longest."""
+
+    def check(self) -> None:
+        places = sum(self.patterns)
+        if places > limits.MAX_PATTERNS_COST:
+            raise ValueError(
+                f"the patterns of the JSON schema match up to {places} places, more than "
+                f"{limits.MAX_PATTERNS_COST}: lower the bounds of repetitions like {{1,63}}, or write + or *"
+            )
+        written_out = sum(min(max(pair), limits.LENGTH_WRITTEN_OUT) for pair in self.lengths)
+        if written_out > limits.MAX_LENGTHS_COST:
+            raise ValueError(
+                f"the JSON schema has {len(self.lengths)} different pairs of minLength and maxLength, which "
+                f"cost {written_out}, more than {limits.MAX_LENGTHS_COST} (each its larger one, at most "
+                f"{limits.LENGTH_WRITTEN_OUT}): give several fields the same pair, or leave some out"
+            )
+
+
 def check_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """Returns the schema as it is. Raises ValueError for one that is malformed, too large, too deep, or
     refers to anything outside itself; how a keyword is served is the engine's affair."""
@@ -32,41 +59,39 @@ def check_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("the JSON schema cannot be read") from error
     if n_bytes > limits.MAX_SCHEMA_BYTES:
         raise ValueError(f"the JSON schema is larger than {limits.MAX_SCHEMA_BYTES} bytes")
-    patterns: list[int] = []
-    cost = _cost(schema, patterns, depth=1)
+    strings = _Strings()
+    cost = _cost(schema, strings, depth=1)
     if cost > limits.MAX_SCHEMA_COST:
         raise ValueError(
             f"the JSON schema describes up to {cost} parts, more than {limits.MAX_SCHEMA_COST}: lower "
             "minItems, maxItems or the number of sub-schemas"
         )
-    if sum(patterns) > limits.MAX_PATTERNS_COST:
-        raise ValueError(
-            f"the patterns of the JSON schema match up to {sum(patterns)} places, more than "
-            f"{limits.MAX_PATTERNS_COST}: lower the bounds of repetitions like {{1,63}}, or write + or *"
-        )
+    strings.check()
     return schema
 
 
-def _cost(schema: object, patterns: list[int], *, depth: int) -> int:
-    """Number of sub-schemas, repeated ones counted as often as they repeat. What their patterns cost is
-    appended to `patterns`, once each: the engine compiles one grammar for all repetitions."""
+def _cost(schema: object, strings: _Strings, *, depth: int) -> int:
+    """Number of sub-schemas, repeated ones counted as often as they repeat. What is to know of their strings is
+    added to `strings`."""
     if not isinstance(schema, dict):
         raise ValueError("a JSON schema is an object; for 'anything' write {}")
     if depth > limits.MAX_SCHEMA_DEPTH:
         raise ValueError(f"the JSON schema is nested deeper than {limits.MAX_SCHEMA_DEPTH}")
     _check_keywords(schema)
-    patterns += [_checked_pattern(pattern) for pattern in _patterns(schema)]
+    strings.patterns += [_checked_pattern(pattern) for pattern in _patterns(schema)]
+    if {"minLength", "maxLength"} & schema.keys():
+        strings.lengths.add((schema.get("minLength", 0), schema.get("maxLength", 0)))
     cost = 1
     for keyword in _IN_MAPS:
-        cost += sum(_cost(child, patterns, depth=depth + 1) for child in _mapping(schema, keyword).values())
+        cost += sum(_cost(child, strings, depth=depth + 1) for child in _mapping(schema, keyword).values())
     for keyword in _IN_LISTS:
-        cost += sum(_cost(child, patterns, depth=depth + 1) for child in _list(schema, keyword))
+        cost += sum(_cost(child, strings, depth=depth + 1) for child in _list(schema, keyword))
     for keyword in _SINGLE:
         if keyword in schema:
-            cost += _cost(schema[keyword], patterns, depth=depth + 1)
+            cost += _cost(schema[keyword], strings, depth=depth + 1)
     for keyword in _CLOSING:
         if not isinstance(schema.get(keyword, False), bool):
-            cost += _cost(schema[keyword], patterns, depth=depth + 1)
+            cost += _cost(schema[keyword], strings, depth=depth + 1)
     return cost * _repeat(schema, ("minItems", "maxItems"))
 
 
