@@ -71,8 +71,8 @@ def check_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cost(schema: object, strings: _Strings, *, depth: int) -> int:
-    """Number of sub-schemas, repeated ones counted as often as they repeat. What is to know of their strings is
-    added to `strings`."""
+    """Number of sub-schemas, repeated ones counted as often as they repeat. What is to know of their strings
+    is added to `strings`."""
     if not isinstance(schema, dict):
         raise ValueError("a JSON schema is an object; for 'anything' write {}")
     if depth > limits.MAX_SCHEMA_DEPTH:
