@@ -11,12 +11,13 @@ from adaptive_lora.types import FinishReason, SamplingConfig, TokenLogprob
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
-_FINISH: dict[str, FinishReason] = {
+FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
     "abort": "abort",
     "repetition": "stop",
 }
+"""vLLM's, as ours; without those of requests that failed."""
 
 
 def to_vllm(config: SamplingConfig, room: int) -> SamplingParams:
@@ -70,6 +71,10 @@ def invalid(error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the engine refuses the request: {first[:300]}")
 
 
+def unfit_schema() -> InvalidRequest:
+    return InvalidRequest("the engine cannot follow the JSON schema: no text fits it, or it is too large")
+
+
 def finish_reason(reason: str | None, *, structured: bool) -> FinishReason | None:
     """vLLM's reason as ours; `structured`: the request has a JSON schema.
 
@@ -78,13 +83,11 @@ def finish_reason(reason: str | None, *, structured: bool) -> FinishReason | Non
     """
     if reason is None:
         return None
-    if reason not in _FINISH:
+    if reason not in FINISH_REASONS:
         if structured:
-            raise InvalidRequest(
-                "the engine cannot follow the JSON schema: no text fits it, or it is too large"
-            )
+            raise unfit_schema()
         raise EngineError("the engine failed to finish the request; see the server's log")
-    return _FINISH[reason]
+    return FINISH_REASONS[reason]
 
 
 def token_logprobs(

@@ -18,7 +18,8 @@ from adaptive_lora.adapters.base import BaseModelInfo, base_fingerprint
 from adaptive_lora.adapters.manifest import write_manifest
 from adaptive_lora.adapters.verify import verify_adapter
 from adaptive_lora.engine.remote.engine import RemoteEngine
-from adaptive_lora.errors import AdapterError, Unsupported
+from adaptive_lora.engine.remote.health import FAILURES_TO_OPEN
+from adaptive_lora.errors import AdapterError, InvalidRequest, Unsupported
 from adaptive_lora.settings import WorkersSettings
 from adaptive_lora.types import ChatMessage, SamplingConfig
 from tests.engine.conformance import BOOLEAN, LONG, PROMPT, SHORT, EngineConformance, complete, request
@@ -162,6 +163,15 @@ class TestWithOurPlugin(EngineConformance):
         async with asyncio.timeout(60):
             while (await worker.dialect.stats()).running + (await worker.dialect.stats()).waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+    async def test_a_schema_that_no_text_fits_is_the_callers_fault(self, engine, stock):
+        """vLLM finds that out after it has taken the request. No worker is thought ill for it."""
+        for each in (engine, stock):
+            for _ in range(FAILURES_TO_OPEN):
+                with pytest.raises(InvalidRequest, match="no text fits it"):
+                    await complete(each, json_schema={"anyOf": [{"$ref": "#"}]})
+            assert [worker.breaker.state for worker in each._pool.workers.values()] == ["closed"]
+            assert (await complete(each)).text
 
     async def test_a_stock_worker_gives_the_same(self, engine, stock, adapters):
         """Two ways through vLLM: text, tokens, reasons, usage and log-probabilities are equal."""

@@ -22,12 +22,12 @@ from adaptive_lora.engine.remote.dialects import (
     worker_failure,
 )
 from adaptive_lora.engine.remote.transport import Transport, WorkerFailed
+from adaptive_lora.engine.sampling import FINISH_REASONS, unfit_schema
 from adaptive_lora.errors import AdapterError, InvalidRequest, PromptTooLong, UnknownAdapter, Unsupported
 from adaptive_lora.telemetry import tracing
 from adaptive_lora.types import (
     AdapterVersion,
     DeviceMemory,
-    FinishReason,
     GenerateRequest,
     Prompt,
     SamplingConfig,
@@ -38,12 +38,9 @@ from adaptive_lora.types import (
 LOWEST_LOGPROB = -9999.0
 """What vLLM writes for minus infinity, which JSON does not have."""
 
-_FINISH: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "abort": "abort",
-    "repetition": "stop",
-}
+_FAILED = (500, "Internal server error")
+"""How vLLM says that one request failed in the engine, in the stream: with a JSON schema, for its grammar's
+sake."""
 
 
 class StockDialect:
@@ -94,7 +91,7 @@ class StockDialect:
             n_unfinished = request.sampling.n
             is_new = True
             async for events in wire.read_events(answer.pieces()):
-                chunks = _read_choices(wire.before_done(events), model, len(ids), request.sampling.logprobs)
+                chunks = _read_choices(wire.before_done(events), model, len(ids), request.sampling)
                 for chunk in wire.join_chunks(chunks, is_new=is_new):
                     is_new = False
                     n_unfinished -= chunk.finish_reason is not None
@@ -230,23 +227,26 @@ def completion_body(
 
 
 def _read_choices(
-    events: list[bytes], model: str, n_prompt_tokens: int, n_logprobs: int | None
+    events: list[bytes], model: str, n_prompt_tokens: int, sampling: SamplingConfig
 ) -> Iterator[TokenChunk]:
     """Raises the error that is one of the events, and UnknownAdapter if another model answers."""
     for data in events:
         event = _parsed(data)
         if "error" in event:
-            raise _refusal(event["error"].get("code", 500), data)
+            status = event["error"].get("code", 500)
+            if sampling.json_schema is not None and (status, _message(data)) == _FAILED:
+                raise unfit_schema()
+            raise _refusal(status, data)
         if event["model"] != model:
             # With VLLM_SKIP_MODEL_NAME_VALIDATION the base answers for whoever is unknown.
             raise UnknownAdapter(f"the worker has no {model!r}: {event['model']!r} answered instead")
         for choice in event["choices"]:
-            yield read_choice(choice, n_prompt_tokens, n_logprobs)
+            yield read_choice(choice, n_prompt_tokens, sampling.logprobs)
 
 
 def read_choice(choice: Mapping[str, Any], n_prompt_tokens: int, n_logprobs: int | None) -> TokenChunk:
     reason = choice.get("finish_reason")
-    if reason is not None and reason not in _FINISH:
+    if reason is not None and reason not in FINISH_REASONS:
         raise WorkerFailed("it failed to finish the request")
     logprobs = None
     if n_logprobs is not None and choice.get("logprobs") is not None:
@@ -263,7 +263,7 @@ def read_choice(choice: Mapping[str, Any], n_prompt_tokens: int, n_logprobs: int
         n_tokens=len(choice.get("token_ids") or ()),
         n_prompt_tokens=n_prompt_tokens,
         logprobs=logprobs,
-        finish_reason=None if reason is None else _FINISH[reason],
+        finish_reason=None if reason is None else FINISH_REASONS[reason],
     )
 
 
