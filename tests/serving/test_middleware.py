@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from adaptive_lora.engine.fake import FakeEngine
-from tests.serving.conftest import Serve, until
+from tests.serving.conftest import Listen, Serve, until
 
 
 async def test_ids_are_minted_and_the_callers_is_only_a_label(client: httpx.AsyncClient) -> None:
@@ -71,3 +71,31 @@ async def test_prompts_are_not_logged(client: httpx.AsyncClient, caplog: pytest.
     records = [record for record in caplog.records if record.name.startswith("adaptive_lora")]
     assert len([record for record in records if record.name == "adaptive_lora.access"]) >= 3
     assert "my secret" not in "".join(str(vars(record)) for record in records)
+
+
+async def test_a_requests_line_says_why_it_was_refused_or_failed(
+    listen: Listen, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "adaptive_lora.access")
+    async with listen() as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        await client.post("/generate", json={"prompt": "x"})
+        await client.post("/generate", json={"prompt": "x", "adapter": "nobody"})
+        await client.post("/generate", json={"prompt": ""})
+        await client.get("/nowhere")
+        await client.get("/live", headers={"host": "rebound.example"})
+        await client.post("/v1/chat/completions", content=b"{")
+        engine._delay_s = 0.02
+        async with client.stream("POST", "/generate", json={"prompt": "x", "stream": True}) as response:
+            engine.die()
+            await response.aread()
+    lines = [vars(record) for record in caplog.records if record.name == "adaptive_lora.access"]
+    assert [(line["status"], line.get("code")) for line in lines] == [
+        (200, None),
+        (404, "unknown_adapter"),
+        (422, "invalid_request"),
+        (404, "not_found"),
+        (421, "wrong_host"),
+        (400, "invalid_request"),
+        (200, "engine_dead"),
+    ]
+    assert not any("tenant" in line for line in lines)

@@ -49,6 +49,8 @@ class RequestContext:
     """HTTP status, once sent."""
     finished: bool = False
     """The last byte of the response has been handed to the server."""
+    error_code: str | None = None
+    """Of the error that it was answered with, or that ended its stream."""
     failed: bool = False
     """A stream that began well and ended in an error."""
     aborted: bool = False

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from adaptive_lora import errors
 from adaptive_lora.errors import AdaptiveLoraError
@@ -128,11 +129,28 @@ def error_fields(
     }
 
 
+def code_of(error: BaseException) -> str:
+    """What we did not raise on purpose is an internal error."""
+    return error.code if isinstance(error, AdaptiveLoraError) else AdaptiveLoraError.code
+
+
 def fields_of(error: BaseException, request_id: str) -> dict[str, Any]:
     """The body for any exception. What we did not raise on purpose says nothing about itself."""
     if isinstance(error, AdaptiveLoraError):
         return error_fields(error.code, error.message, request_id, status=status_of(error))
     return error_fields(AdaptiveLoraError.code, INTERNAL, request_id, status=500)
+
+
+class ErrorResponse(Response):
+    """Leaves its code for the request's log line."""
+
+    def __init__(self, body: bytes, status: int, code: str, headers: Mapping[str, str]) -> None:
+        super().__init__(body, status, headers, media_type="application/json")
+        self._code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).error_code = self._code
+        await super().__call__(scope, receive, send)
 
 
 def error_response(
@@ -145,7 +163,7 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     body = msgspec.json.encode(error_fields(code, message, request_id, status=status, param=param))
-    return Response(body, status, dict(headers or {}), media_type="application/json")
+    return ErrorResponse(body, status, code, dict(headers or {}))
 
 
 def response_of(error: BaseException, request_id: str) -> Response:

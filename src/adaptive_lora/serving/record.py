@@ -55,6 +55,10 @@ def log_fields(end: Ended, context: RequestContext) -> dict[str, object]:
         "outcome": end.outcome,
         "latency_ms": round(end.seconds * 1000, 1),
     }
+    if context.error_code is not None:
+        fields["code"] = context.error_code
+    if context.principal is not None and context.principal.credential is not None:
+        fields["tenant"] = context.principal.tenant
     if len(context.plans) == 1:
         plan = context.plans[0]
         fields |= {

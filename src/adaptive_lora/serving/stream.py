@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from adaptive_lora.errors import AdaptiveLoraError
 from adaptive_lora.serving.context import RequestContext
 from adaptive_lora.serving.drain import LAST_WORDS_S
+from adaptive_lora.serving.errors import code_of
 from adaptive_lora.types import TokenChunk
 
 _log = logging.getLogger(__name__)
@@ -92,12 +93,16 @@ class EventStream(Response):
 
     async def _break_off(self, error: AdaptiveLoraError, send: Send) -> None:
         """Tell the client why there is no more, unless it does not read."""
-        self._context.failed = True
+        self._fail(error)
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await send(
                     {"type": "http.response.body", "body": self._wire.error(error), "more_body": False}
                 )
+
+    def _fail(self, error: Exception) -> None:
+        self._context.failed = True
+        self._context.error_code = code_of(error)
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         wire = self._wire
@@ -106,11 +111,11 @@ class EventStream(Response):
             async for chunk in self._chunks:
                 yield wire.chunk(chunk)
         except AdaptiveLoraError as error:
-            self._context.failed = True
+            self._fail(error)
             _log.warning("stream failed: %s", error.message, extra={"code": error.code})
             yield wire.error(error)
         except Exception as error:
-            self._context.failed = True
+            self._fail(error)
             _log.exception("stream failed")
             yield wire.error(error)
         else:

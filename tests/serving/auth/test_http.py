@@ -125,6 +125,17 @@ async def test_two_credentials_are_none(port: int) -> None:
         assert answer.startswith(b"HTTP/1.1 401 ")
 
 
+async def test_a_requests_line_says_whose_it_is(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "adaptive_lora.access")
+    for header in (b"Authorization: Bearer %s\r\n" % token(tenant="acme").encode(), b""):
+        await raw(port, b"GET /v1/models HTTP/1.1\r\nHost: a\r\n%s\r\n" % header)
+    lines = [vars(record) for record in caplog.records if record.name == "adaptive_lora.access"]
+    assert [(line["status"], line.get("tenant"), line.get("code")) for line in lines] == [
+        (200, "acme", None),
+        (401, None, "unauthenticated"),
+    ]
+
+
 async def test_a_credential_is_not_logged(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     for credential in (token(), token(aud="other"), "alk_000000000000_" + "s3cret" * 7 + "x"):
