@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "repetition": "stop",
 }
 """vLLM's, as ours; without those of requests that failed."""
+
+_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] /[^ ]+\.cc:\d+: ")
 
 
 def to_vllm(config: SamplingConfig, room: int) -> SamplingParams:
@@ -65,9 +68,10 @@ def scoring() -> SamplingParams:
     )
 
 
-def invalid(error: Exception) -> InvalidRequest:
-    """vLLM's complaint about a parameter, as ours: the first line, not longer than a line should be."""
-    first = next(iter(str(error).splitlines()), "")
+def invalid(error: Exception | str) -> InvalidRequest:
+    """vLLM's complaint about a parameter, as ours: the first line, not longer than a line should be, and
+    without the place in xgrammar's source."""
+    first = _PLACE.sub("", next(iter(str(error).splitlines()), ""))
     return InvalidRequest(f"the engine refuses the request: {first[:300]}")
 
 

@@ -22,7 +22,7 @@ from adaptive_lora.engine.remote.dialects import (
     worker_failure,
 )
 from adaptive_lora.engine.remote.transport import Transport, WorkerFailed
-from adaptive_lora.engine.sampling import FINISH_REASONS, unfit_schema
+from adaptive_lora.engine.sampling import FINISH_REASONS, invalid, unfit_schema
 from adaptive_lora.errors import AdapterError, InvalidRequest, PromptTooLong, UnknownAdapter, Unsupported
 from adaptive_lora.telemetry import tracing
 from adaptive_lora.types import (
@@ -303,7 +303,7 @@ def _refusal(status: int, data: bytes) -> Exception:
     """vLLM's error as ours: 400 is the request's fault, 404 an unknown model, the rest the worker's."""
     match status:
         case 400 | 422:
-            return InvalidRequest(f"the engine refuses the request: {_message(data)}")
+            return invalid(_message(data))
         case 404 if b"does not exist" in data:
             return UnknownAdapter(f"the worker has no such adapter: {_message(data)}")
         case 503:
