@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -309,6 +310,27 @@ async def test_while_the_store_is_away_the_last_list_serves_for_300_s_and_no_lon
             said = [record.levelname for record in caplog.records if record.name.endswith("credentials")]
             assert said == ["ERROR", "INFO"], "one line per change of state"
     store.close()
+
+
+async def test_an_error_that_nobody_expected_does_not_end_the_following(
+    tmp_path: Path, store: AccessStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A right is withdrawn, a table is away during a migration: afterwards revocations are seen again."""
+    path = tmp_path / "registry.db"
+    minted = store.mint(CI, who="ann")
+    credentials = Credentials(lambda: AccessStore.open(sqlite_url(path)), poll_interval_s=0.01)
+    credentials.start()
+    try:
+        await credentials.known()
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("ALTER TABLE access_state RENAME TO hidden")
+            await until(lambda: "no such table" in caplog.text)
+            database.execute("ALTER TABLE hidden RENAME TO access_state")
+        store.revoke(minted.key.id, who="ann")
+        await until(lambda: credentials.key(minted.key.id) is None)
+    finally:
+        await credentials.stop()
+    assert sum(record.exc_info is not None for record in caplog.records) == 1  # not at each look
 
 
 async def test_the_last_use_is_written_once_a_minute(

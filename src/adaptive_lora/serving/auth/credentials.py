@@ -129,6 +129,10 @@ class Credentials:
                 if not self._is_away:
                     _log.error("credentials are checked with what is known: %s", error.message)
                 self._is_away = True
+            except Exception:  # a table or a right that is gone: it may come back, and this must notice
+                if not self._is_away:
+                    _log.exception("credentials are checked with what is known")
+                self._is_away = True
             else:
                 if self._is_away:
                     _log.info("the store of credentials is back")
@@ -142,6 +146,6 @@ class Credentials:
         self._wrote_used_at = self._clock()
         try:
             await asyncio.to_thread(self.store.used, used)
-        except AdaptiveLoraError:
+        except Exception:
             self._used = used | self._used
             raise
