@@ -264,10 +264,15 @@ async def outage(server: RedisServer, limiters: list[Limiter]) -> None:
 async def recovery(server: RedisServer, limiters: list[Limiter]) -> None:
     server.thaw()
     for limiter in limiters:
-        shared = limiter._shared
-        assert shared is not None
-        await until(lambda shared=shared: shared.is_up)  # type: ignore[misc]
-        await until(lambda shared=shared: shared._flushing is None or shared._flushing.done())  # type: ignore[misc]
+        await settled(limiter)
+
+
+async def settled(limiter: Limiter) -> None:
+    """Until Redis answers, and has what was given back."""
+    shared = limiter._shared
+    assert shared is not None
+    await until(lambda: shared.is_up)
+    await until(lambda: shared._flushing is None or shared._flushing.done())
 
 
 async def test_while_redis_is_away_each_gateway_allows_its_part(redis_server: RedisServer) -> None:
@@ -311,6 +316,21 @@ async def test_a_budget_is_kept_through_an_outage_and_counted_after_it(redis_ser
             await use(await entered(first), left, 0)
         with pytest.raises(AdaptiveLoraError):
             await use(await entered(second), left + 1, 0)
+
+
+async def test_what_redis_has_given_back_does_not_grow_in_an_outage(redis_server: RedisServer) -> None:
+    """Known from Redis a token counts once, however many gateways there are: also when it is given back."""
+    keys: dict[str, Any] = {"requests_per_minute": None, "tokens_per_month": 10_000, "replicas": 10}
+    async with sharing(redis_server, 1, **keys) as (limiter,):
+        await use(await entered(limiter), 9_000, 9_000)
+        await use(await entered(limiter), 900, 100)
+        redis_server.stop()
+        await use(await entered(limiter, EVE), 1, 0)  # finds out
+        with pytest.raises(BudgetSpent):  # of the 900 that are left, ten gateways have 90 each
+            await use(await entered(limiter), 91, 0)
+        await use(await entered(limiter), 90, 0)
+        redis_server.start()
+        await settled(limiter)
 
 
 async def test_a_place_that_redis_gave_to_nobody_is_given_back(redis_server: RedisServer) -> None:

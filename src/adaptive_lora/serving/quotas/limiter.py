@@ -94,8 +94,12 @@ class Limiter:
 
     def give_back(self, refunds: Sequence[Refund], *, is_shared: bool) -> None:
         """`refunds` are of checks as they were given to `take`."""
-        shares = self._shares([refund.check for refund in refunds])
-        mine = [Refund(check, refund.n) for check, refund in zip(shares, refunds, strict=True)]
+        checks = [refund.check for refund in refunds]
+        mine = []
+        for check, share, refund in zip(checks, self._shares(checks), refunds, strict=True):
+            # What Redis counts of a budget is counted along as it is, not once for each gateway.
+            is_whole = is_shared and isinstance(check, BudgetCheck)
+            mine.append(Refund(check if is_whole else share, refund.n))
         self._own.give_back(mine, self._now_us())
         if self._shared is not None and is_shared:
             self._shared.give_back(refunds)
