@@ -382,7 +382,7 @@ class Runtime:
         _log.info("%s", detail)
 
     def _enter(self, phase: Phase, detail: str) -> None:
-        if self.phase == "draining" and phase not in ("stopped", "failed"):
+        if self.phase == "failed" or (self.phase == "draining" and phase not in ("stopped", "failed")):
             return
         self.phase = phase
         self.detail = detail
