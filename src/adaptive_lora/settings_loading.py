@@ -88,7 +88,10 @@ def load_settings(
     """
     environ = os.environ if environ is None else environ
     if path is None and environ.get(CONFIG_VARIABLE):
-        path = Path(environ[CONFIG_VARIABLE]).expanduser()
+        path = Path(environ[CONFIG_VARIABLE])
+    if path is not None:
+        with contextlib.suppress(RuntimeError):  # ~ of nobody: then there is no such file
+            path = path.expanduser()
     values: dict[str, tuple[Any, str]] = {}
     problems: list[str] = []
     file = list(_from_file(path, problems))
@@ -236,8 +239,9 @@ class _UniqueKeys(yaml.SafeLoader):
         seen: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str) or key in seen:
-                what = f"{key!r} is written twice" if key in seen else f"{key!r} must be a text"
+            is_text = isinstance(key, str)  # what is none may not even be hashable
+            if not is_text or key in seen:
+                what = f"{key!r} is written twice" if is_text else f"{key!r} must be a text"
                 raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)

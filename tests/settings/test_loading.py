@@ -190,6 +190,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("api: 3\n", "api must hold keys, not a number"),
         ("api: {port: 1, port: 2}\n", "'port' is written twice"),
         ("api: {1: 2}\n", "must be a text"),
+        ("api: {[a]: 2}\n", "must be a text"),
         ("api: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
     ],
 )
