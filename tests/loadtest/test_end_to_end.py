@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from adaptive_lora.cli.app import app
 from adaptive_lora.cli.client import ServerRefused
-from adaptive_lora.errors import InvalidRequest
+from adaptive_lora.errors import InvalidRequest, StorageFull
 from tests.adapter_folders import write_adapter
 from tests.serving.gateway_process import GatewayProcess
 
@@ -185,6 +185,15 @@ def test_the_table_for_people(url: str, fleet: Path) -> None:
     assert "asking code, law" in result.stderr
 
 
+def test_what_was_measured_is_told_even_if_the_report_cannot_be_written(url: str, fleet: Path) -> None:
+    result = loadtest(
+        url, "--rate", "20", "--seconds", "0.5", "--warmup", "0", "--prompts", str(fleet),
+        "--slo", "e2e:p95=50", "--tokens", "2", "--report", "/dev/full", "--json",
+    )  # fmt: skip
+    assert json.loads(result.stdout)["steps"][0]["rate_per_s"] == 20
+    assert isinstance(result.exception, StorageFull)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -204,6 +213,7 @@ def test_the_table_for_people(url: str, fleet: Path) -> None:
         (["URL", "--agents", "nobody"], "does not show 'nobody'"),
         (["URL", "--agents", ""], "does not show ''"),
         (["URL", "--report", "/no/such/folder/r.html"], "no such folder"),
+        (["URL", "--report", "/"], "is a folder"),
         (["URL", "--prompts", "no-such.jsonl"], "cannot be read"),
         (["URL", "--rate", "1", "--max-in-flight", "100000000"], "lower --max-in-flight"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -75,6 +76,8 @@ def _options(
 
 def main() -> None:
     """The command's entry point. An expected error is one line on stderr and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a character is no failure
     try:
         app()
     except AdaptiveLoraError as error:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adaptive_lora.errors import AdaptiveLoraError
+from adaptive_lora.errors import AdaptiveLoraError, InvalidRequest
 
 SERVER_VARIABLE = "ADAPTIVE_LORA_SERVER"
 API_KEY_VARIABLE = "ADAPTIVE_LORA_API_KEY"
@@ -45,8 +45,14 @@ class ServerRefused(AdaptiveLoraError):
 
 
 def authorization() -> dict[str, str]:
-    """The header that says who asks; empty without a key."""
+    """The header that says who asks; empty without a key. Raises InvalidRequest, without the key, for one
+    that no header can hold."""
     api_key = api_key_var.get()
+    if api_key and not all("!" <= character <= "~" for character in api_key):
+        raise InvalidRequest(
+            f"the API key ({API_KEY_VARIABLE}, --api-key) has a space, a line break or another character "
+            "that keys and tokens do not have"
+        )
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
@@ -71,6 +77,8 @@ def call(
             answer = reply.json() if reply.content else None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerRefused(f"{server} cannot be asked: {error}; is the server running?") from error
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("what was typed is not UTF-8 text") from error
     except ValueError as error:
         raise ServerRefused(f"{server} did not answer with JSON: is it an Adaptive LoRA server?") from error
     if reply.status_code >= 400:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,8 @@ import typer
 from rich.console import Console
 
 from adaptive_lora import demo_fleet
+from adaptive_lora.adapters.durable import disk_errors
+from adaptive_lora.errors import InvalidRequest
 from adaptive_lora.settings import Settings
 from adaptive_lora.settings_loading import CONFIG_VARIABLE, load_settings
 
@@ -48,6 +52,24 @@ def finite(number: float) -> float | None:
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout, one line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One JSON document on stdout, one line; in ASCII where stdout cannot write all characters."""
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8) + "\n")
     sys.stdout.flush()
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Before work whose result goes there. Raises InvalidRequest if no file can be written at `path`."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InvalidRequest(f"{option} {path}: there is no such folder")
+    if path.is_dir():
+        raise InvalidRequest(f"{option} {path}: that is a folder, name a file")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise InvalidRequest(f"{option} {path}: it may not be written")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Raises StorageError, StorageFull."""
+    with disk_errors(path):
+        path.write_text(text, encoding="utf-8")

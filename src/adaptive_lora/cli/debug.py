@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adaptive_lora.cli.client import call
-from adaptive_lora.cli.common import AsJson, console, output, print_json
+from adaptive_lora.cli.common import AsJson, check_writable, console, output, print_json, write_text
 from adaptive_lora.cli.keys import ADMIN_VARIABLE
 
 app = typer.Typer(help="Look into a running server.", no_args_is_help=True)
@@ -50,8 +50,9 @@ def cpu(
     ] = Path("profile.speedscope.json"),
 ) -> None:
     """Write where the server spends its CPU time, by stack."""
+    check_writable("--output", path)
     answer = call(server, "POST", "/debug/profile/cpu", params={"seconds": seconds})
-    path.write_text(json.dumps(answer))
+    write_text(path, json.dumps(answer))
     busy_s = sum(profile["endValue"] for profile in answer["profiles"])
     console().print(f"{path}: {busy_s:.2f} s in {seconds:g} s", style="dim", markup=False)
 

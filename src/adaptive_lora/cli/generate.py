@@ -44,7 +44,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Answer one prompt. Starts an engine in this process (tens of seconds), or asks a server with --url."""
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _prompt(prompt)
     if not text.strip():
         raise InvalidRequest("the prompt is empty")
     if url is not None:
@@ -68,6 +68,16 @@ def generate(
             style="dim",
             markup=False,
         )
+
+
+def _prompt(given: str) -> str:
+    """What was typed, or stdin's content. Raises InvalidRequest if it is not UTF-8."""
+    try:
+        text = sys.stdin.read() if given == "-" else given
+        text.encode()  # bytes that are no text may have become lone surrogates
+    except UnicodeError as error:
+        raise InvalidRequest("the prompt is not UTF-8 text") from error
+    return text
 
 
 def _ask_server(url: str, body: dict[str, Any]) -> dict[str, Any]:

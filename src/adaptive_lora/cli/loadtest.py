@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import typer
 
 from adaptive_lora.cli.client import ServerRefused, authorization, call
-from adaptive_lora.cli.common import AsJson, console, output, print_json
+from adaptive_lora.cli.common import AsJson, check_writable, console, output, print_json, write_text
 from adaptive_lora.demo_fleet import DEMO
 from adaptive_lora.errors import InvalidRequest, SettingsError
 
@@ -99,8 +99,8 @@ def loadtest(
         raise InvalidRequest("--warmup is a number of seconds, 0 or more")
     if rate is None and start > max_rate:
         raise InvalidRequest("--start is above --max-rate")
-    if report is not None and not report.absolute().parent.is_dir():
-        raise InvalidRequest(f"--report {report}: there is no such folder")
+    if report is not None:
+        check_writable("--report", report)
     objectives = tuple(parse_objective(text) for text in slo or [DEFAULT_OBJECTIVE])
     lengths = parse_lengths(tokens)
     config = LoadConfig(
@@ -121,13 +121,13 @@ def loadtest(
         else RateSearch(rate, rate, min_rate=rate)
     )
     result = asyncio.run(_run(url, workload, config, search))
-    if report is not None:
-        report.write_text(render_report(result, title=f"Load test of {url}"), encoding="utf-8")
     if as_json:
         print_json({"url": url, **result.document()})
     else:
         for line in (*table(result), "", *verdict(result)):
             output().print(line, markup=False)
+    if report is not None:  # last: what was measured is told even if the disk is full
+        write_text(report, render_report(result, title=f"Load test of {url}"))
     if result.interrupted:
         raise typer.Exit(130)
     if result.knee is None:

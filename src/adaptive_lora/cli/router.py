@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from adaptive_lora.cli.common import AsJson, console, finite, output, print_json
+from adaptive_lora.cli.common import (
+    AsJson,
+    check_writable,
+    console,
+    finite,
+    output,
+    print_json,
+    write_text,
+)
 from adaptive_lora.cli.route import print_decision
 from adaptive_lora.errors import InvalidRequest
 
@@ -199,6 +207,8 @@ def evaluate(
     from adaptive_lora.training.router_data import by_label, read_labelled
     from adaptive_lora.training.router_report import render_report
 
+    if report is not None:
+        check_writable("--report", report)
     examples = by_label(read_labelled(train))
     rows = read_labelled(test)
     outside = [] if oos is None else read_labelled(oos)
@@ -214,12 +224,12 @@ def evaluate(
             oos=outside,
             progress=status.update,
         )
-    if report is not None:
-        report.write_text(render_report(result, title=f"Router on {test.name}"), encoding="utf-8")
     if as_json:
         print_json(result.figures)
     else:
         _print_figures(result.figures)
+    if report is not None:  # last: what was measured is told even if the disk is full
+        write_text(report, render_report(result, title=f"Router on {test.name}"))
 
 
 def _open(folder: Path, version: str | None = None) -> tuple[BundleStore, Bundle]:
