@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -169,12 +170,43 @@ def test_a_configuration_file_says_what_a_preset_says(tmp_path: Path) -> None:
     assert old.n_kv_heads == 32
 
 
+def sizes(**changes: Any) -> str:
+    """A small Llama's `config.json`."""
+    usual = {"num_attention_heads": 4, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96}
+    return json.dumps({"model_type": "llama", "vocab_size": 100} | usual | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "longest"),
+    [
+        ({}, None),
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 2.0}}, 8192),
+        (
+            {"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "dynamic", "factor": None}},
+            4096,
+        ),
+        (
+            {"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            131_072,
+        ),
+        ({"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 131_072),
+    ],
+)
+def test_how_long_a_context_a_model_was_made_for(changes: dict[str, Any], longest: int | None) -> None:
+    """As vLLM derives it from the same file, which starts with no more."""
+    assert shape_of(json.loads(sizes(**changes)), name="m").max_context == longest
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ('{"model_type": "deepseek_v3"}', "model_type 'deepseek_v3'"),
         ('{"model_type": "llama"}', "lacks a size"),
         ('{"model_type": "llama", "num_attention_heads": 0, "hidden_size": 1}', "lacks a size"),
+        (sizes(hidden_size=float("inf")), "lacks a size, or has a wrong one"),
+        (sizes(num_hidden_layers=0), "has a size below 1"),
+        (sizes(num_attention_heads=-4, hidden_size=-64), "has a size below 1"),
         ("[]", "no object"),
         ("{", "cannot be read as JSON"),
     ],
@@ -185,6 +217,7 @@ def test_what_is_no_llama_like_model_says_so(tmp_path: Path, text: str, says: st
         model_shape(str(tmp_path))
 
 
-def test_an_unknown_model_names_the_presets() -> None:
+@pytest.mark.parametrize("name", ["9b", "~nobody-of-this-name/model"])
+def test_an_unknown_model_names_the_presets(name: str) -> None:
     with pytest.raises(SettingsError, match="presets are 1b, 3b, 8b"):
-        model_shape("9b")
+        model_shape(name)

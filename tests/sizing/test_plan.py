@@ -185,6 +185,12 @@ def test_what_fits_nowhere_is_exit_code_1_and_says_what_would_help() -> None:
     assert (code, json.loads(text)["settings"]) == (1, None)
 
 
+def test_a_context_that_the_model_was_not_made_for_is_told() -> None:
+    told = "Meta-Llama-3-8B was made for 8192 tokens"
+    assert told not in CliRunner().invoke(app, ["plan", "--model", "8b", "--context", "8192"]).stderr
+    assert told in CliRunner().invoke(app, ["plan", "--model", "8b", "--context", "8193", "--json"]).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from adaptive_lora.cli.common import AsJson, output, print_json
+from adaptive_lora.cli.common import AsJson, console, output, print_json
 from adaptive_lora.errors import SettingsError
 from adaptive_lora.sizing import plan as planning
 from adaptive_lora.sizing.instances import AS_OF
@@ -65,6 +65,13 @@ def plan(
         print_json(_document(shape, load, found, best, settings))
     else:
         _print(shape, load, found, best, settings)
+    if shape.max_context is not None and context > shape.max_context:
+        console().print(
+            f"{shape.name} was made for {shape.max_context} tokens, and vLLM starts with no more: for "
+            f"--context {context} take a model of this shape that was made for as many",
+            style="yellow",
+            markup=False,
+        )
     if best is None:
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class ModelShape:
     """Qwen 3's norms of queries and keys."""
     qkv_bias: bool = False
     """Qwen 2's."""
+    max_context: int | None = None
+    """Tokens of a sequence that the model was made for: vLLM starts with no more. None: it does not say."""
 
     @property
     def linear_layers(self) -> Mapping[str, tuple[int, int]]:
@@ -71,8 +74,11 @@ class ModelShape:
         return self.n_linear + self.n_embedding + self.n_small
 
 
-_LLAMA_3 = {"head_dim": 128, "vocab_size": 128_256, "n_kv_heads": 8}
-_QWEN_3 = {"head_dim": 128, "vocab_size": 151_936, "n_kv_heads": 8, "qk_norm": True}
+_LLAMA_3 = {"head_dim": 128, "vocab_size": 128_256, "n_kv_heads": 8, "max_context": 8_192}
+_LLAMA_31 = {**_LLAMA_3, "max_context": 131_072}
+_QWEN_3 = {
+    "head_dim": 128, "vocab_size": 151_936, "n_kv_heads": 8, "qk_norm": True, "max_context": 40_960,
+}  # fmt: skip
 
 
 def _shape(family: Mapping[str, Any], name: str, *sizes: int, **more: Any) -> ModelShape:
@@ -82,12 +88,12 @@ def _shape(family: Mapping[str, Any], name: str, *sizes: int, **more: Any) -> Mo
 
 PRESETS = {
     "llama3-1b": _shape(
-        _LLAMA_3, "meta-llama/Llama-3.2-1B", 2048, 16, 32, 8192, head_dim=64, tied_embeddings=True
+        _LLAMA_31, "meta-llama/Llama-3.2-1B", 2048, 16, 32, 8192, head_dim=64, tied_embeddings=True
     ),
-    "llama3-3b": _shape(_LLAMA_3, "meta-llama/Llama-3.2-3B", 3072, 28, 24, 8192, tied_embeddings=True),
+    "llama3-3b": _shape(_LLAMA_31, "meta-llama/Llama-3.2-3B", 3072, 28, 24, 8192, tied_embeddings=True),
     "llama3-8b": _shape(_LLAMA_3, "meta-llama/Meta-Llama-3-8B", 4096, 32, 32, 14_336),
     "llama3-70b": _shape(_LLAMA_3, "meta-llama/Meta-Llama-3-70B", 8192, 80, 64, 28_672),
-    "llama3-405b": _shape(_LLAMA_3, "meta-llama/Llama-3.1-405B", 16_384, 126, 128, 53_248),
+    "llama3-405b": _shape(_LLAMA_31, "meta-llama/Llama-3.1-405B", 16_384, 126, 128, 53_248),
     "qwen3-4b": _shape(_QWEN_3, "Qwen/Qwen3-4B", 2560, 36, 32, 9728, tied_embeddings=True),
     "qwen3-8b": _shape(_QWEN_3, "Qwen/Qwen3-8B", 4096, 36, 32, 12_288),
     "qwen3-14b": _shape(_QWEN_3, "Qwen/Qwen3-14B", 5120, 40, 40, 17_408),
@@ -115,7 +121,9 @@ def model_shape(name: str) -> ModelShape:
     preset = PRESETS.get(ALIASES.get(name.lower(), name.lower()))
     if preset is not None:
         return preset
-    path = Path(name).expanduser()
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # ~ of nobody: then there is no such folder
+        path = path.expanduser()
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         known = ", ".join((*ALIASES, *PRESETS))
@@ -136,7 +144,7 @@ def shape_of(config: object, *, name: str) -> ModelShape:
         raise SettingsError(f"{name}: model_type {kind!r} is not one whose memory is known here")
     try:
         heads = int(config["num_attention_heads"])
-        return ModelShape(
+        shape = ModelShape(
             name,
             hidden_size=int(config["hidden_size"]),
             n_layers=int(config["num_hidden_layers"]),
@@ -148,6 +156,21 @@ def shape_of(config: object, *, name: str) -> ModelShape:
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
             qk_norm=kind == "qwen3",
             qkv_bias=kind == "qwen2",
+            max_context=_max_context(config),
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"{name}: config.json lacks a size, or has a wrong one: {error!r}") from error
+    sizes = (shape.hidden_size, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.head_dim)
+    if min(*sizes, shape.intermediate_size, shape.vocab_size) < 1:
+        raise SettingsError(f"{name}: config.json has a size below 1")
+    return shape
+
+
+def _max_context(config: Mapping[str, Any]) -> int | None:
+    """As vLLM reads it: of RoPE's scalings, linear and dynamic make it longer, and all others have it in."""
+    positions = config.get("max_position_embeddings")
+    if positions is None:
+        return None
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    is_scaled = rope.get("rope_type", rope.get("type")) in ("linear", "dynamic")
+    return int(positions * (rope.get("factor") or 1)) if is_scaled else int(positions)
