@@ -10,6 +10,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from adaptive_lora.cli import app
+from adaptive_lora.errors import InvalidRequest
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -89,6 +90,28 @@ def test_damage_is_exit_code_1(tmp_path: Path, environ: dict[str, str]) -> None:
     assert found.exit_code == 1
     assert len(json.loads(found.stdout)[0]["damaged"]) == 1
     assert "is damaged in the backups" in invoke(environ, "verify").stderr
+
+
+def test_a_damaged_backup_hides_no_other(tmp_path: Path, environ: dict[str, str]) -> None:
+    config = config_in(tmp_path / "site")
+    made = []
+    for name in ("first", "second"):
+        invoke(environ, "keys", "mint", name, "-c", config)
+        made.append(invoke(environ, "backup", "-c", config).stdout.strip())
+    path = tmp_path / "backups" / "backups" / made[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    listed = invoke(environ, "backups", "--json")
+    assert listed.exit_code == 1
+    assert [row["id"] for row in json.loads(listed.stdout)] == [made[0]]
+    assert made[1] in listed.stderr
+    found = json.loads(invoke(environ, "verify", "--all", "--json").stdout)
+    assert [(row["id"], len(row["damaged"])) for row in found] == [(made[1], 1), (made[0], 0)]
+    assert invoke(environ, "restore", "--id", made[0], "-c", config_in(tmp_path / "other")).exit_code == 0
+
+
+def test_the_home_of_nobody_is_an_error(environ: dict[str, str]) -> None:
+    result = invoke(environ, "backups", "~nobody-of-this-name/backups")
+    assert isinstance(result.exception, InvalidRequest)
 
 
 def test_what_was_made_is_in_the_audit_log(tmp_path: Path, environ: dict[str, str]) -> None:

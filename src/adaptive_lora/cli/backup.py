@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from adaptive_lora.cli.client import actor
 from adaptive_lora.cli.common import AsJson, Config, console, output, print_json
-from adaptive_lora.errors import AdaptiveLoraError
+from adaptive_lora.errors import AdaptiveLoraError, HashMismatch, InvalidRequest
 from adaptive_lora.settings import Settings
 from adaptive_lora.settings_loading import load_settings, secret_keys
 
@@ -110,7 +110,7 @@ def backups(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List backups, newest first."""
+    """List backups, newest first. Exit code 1 if one cannot be read, after all others."""
     from adaptive_lora.backup.repository import Repository
 
     repository = Repository.open(_address(url), key_file)
@@ -121,7 +121,20 @@ def backups(
         typer.echo(yaml.safe_dump(found.settings, sort_keys=False), nl=False)
         return
     ids = repository.ids() if backup_id is None else (backup_id,)
-    rows = [_fields(*repository.load(each)) for each in ids]
+    rows, damaged = [], []
+    for each in ids:
+        try:
+            rows.append(_fields(*repository.load(each)))
+        except HashMismatch as error:
+            damaged.append(error.message)
+    _list(rows, as_json=as_json)
+    for line in damaged:
+        console().print(line, style="red", markup=False)
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _list(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
@@ -152,7 +165,13 @@ def verify(
     for each in repository.ids() if every else (backup_id,):
         with _telling() as tell:
             tell(f"reading {each or 'the newest backup'}")
-            found_id, found = repository.load(each)
+            try:
+                found_id, found = repository.load(each)
+            except HashMismatch as error:
+                if each is None:
+                    raise
+                rows.append({"id": each, "files": 0, "bytes": 0, "damaged": [error.message]})
+                continue
             result = read_back(repository, found)
         damaged = list(result.damaged)
         rows.append({"id": found_id, "files": result.n_files, "bytes": result.n_bytes, "damaged": damaged})
@@ -208,8 +227,13 @@ def restore(
 
 
 def _address(url: str) -> str:
-    """A path may be relative to where the command is typed."""
-    return url if "://" in url else str(Path(url).expanduser().resolve())
+    """A path may be relative to where the command is typed. Raises InvalidRequest for the home of nobody."""
+    if "://" in url:
+        return url
+    try:
+        return str(Path(url).expanduser().resolve())
+    except RuntimeError:
+        raise InvalidRequest(f"{url}: there is no such user here") from None
 
 
 def _site(settings: Settings) -> Site:
