@@ -50,7 +50,10 @@ class Target:
 
 
 def kubectl(arguments: Sequence[str]) -> str:
-    run = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False)
+    try:
+        run = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise Failed(f"kubectl cannot be run: {error.strerror}") from error
     if run.returncode:
         raise Failed(f"kubectl {' '.join(arguments[:3])}: {run.stderr.strip()}")
     return run.stdout

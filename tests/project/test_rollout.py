@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from scripts.rollout import ERROR_BUDGET, FAST, TTFT_BUDGET, Failed, Rollout, Target
+from scripts.rollout import ERROR_BUDGET, FAST, TTFT_BUDGET, Failed, Rollout, Target, main
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "registry.example/engine@sha256:old", "registry.example/engine@sha256:new"
@@ -199,3 +199,11 @@ def test_it_asks_for_series_that_exist_and_for_the_rules_own_bounds() -> None:
     paging = [rule["expr"] for group in rules["groups"] for rule in group["rules"] if rule.get("alert")]
     assert any(f"> {FAST} * {ERROR_BUDGET}" in expr for expr in paging)
     assert any(f"> {FAST} * {TTFT_BUDGET}" in expr for expr in paging)
+
+
+def test_without_kubectl_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([NEW]) == 1
+    assert capsys.readouterr().err == "failed: kubectl cannot be run: No such file or directory\n"
