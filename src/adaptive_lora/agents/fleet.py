@@ -160,11 +160,13 @@ class Fleet:
         if share is not None and alias is None:
             raise Conflict("share is for an alias: name it, as alias='canary'")
         found = await self._entrance.check_files(folder)
-        was_there = self._store.has(found.name, found.version)
-        path = await asyncio.to_thread(self._store.install, folder, found.name, found.version)
-        version = replace(found, path=path)
-        try:
-            async with self._one_change:
+        # Files come and go with the change that they belong to: else a refused upload, or a deletion, takes
+        # those of another upload of the same content.
+        async with self._one_change:
+            was_there = self._store.has(found.name, found.version)
+            path = await asyncio.to_thread(self._store.install, folder, found.name, found.version)
+            version = replace(found, path=path)
+            try:
                 await self._entrance.admit(version, origin="store", source=source, by=by, force=force)
                 target = await self._alias_for(version.name, alias)
                 if target is not None:
@@ -172,10 +174,10 @@ class Fleet:
                     await recorded(point, version.name, target, version.version, share=share, by=by)
                 snapshot = await self.snapshot()
                 await self._reconciler.run(snapshot)
-        except BaseException:
-            if not was_there:
-                await asyncio.shield(self._discard(version))
-            raise
+            except BaseException:
+                if not was_there:
+                    await asyncio.shield(self._discard(version))
+                raise
         return snapshot.version(version.name, version.version)
 
     async def verify(self, name: str, ref: str, *, by: Change) -> VersionRecord:
@@ -213,7 +215,13 @@ class Fleet:
         record = await self._record(name, ref)
         if record.id in self.view.versions:
             await self._engine.pin(record.id)  # says no if no slot would be left; then nothing is declared
-        return await self._declare(name, ref, pinned=True, by=by)
+        try:
+            return await self._declare(name, ref, pinned=True, by=by)
+        except BaseException:
+            # `reconcile` gives back only what the view shows as pinned.
+            if record.id in self._engine.adapters and record.id not in self.view.pinned:
+                await asyncio.shield(self._engine.unpin(record.id))
+            raise
 
     async def unpin(self, name: str, ref: str, *, by: Change) -> VersionRecord:
         return await self._declare(name, ref, pinned=False, by=by)
@@ -271,9 +279,11 @@ class Fleet:
     async def delete(self, name: str, ref: str, *, by: Change) -> None:
         """Remove a retired version and its files for good. The history stays."""
         record = await self._record(name, ref)
-        await self._change(self._registry.delete, name, record.version, by=by)
-        if record.origin == "store":
-            await asyncio.to_thread(self._remove, name, record.version)
+        async with self._one_change:
+            await recorded(self._registry.delete, name, record.version, by=by)
+            await self._reconciler.run(await self.snapshot())
+            if record.origin == "store":
+                await asyncio.to_thread(self._remove, name, record.version)
 
     async def _alias_for(self, name: str, alias: str | None) -> str | None:
         """`alias`, or `prod` for the first version of a name."""

@@ -69,7 +69,8 @@ class Reconciler:
         on_unload: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """`fit_router` learns from scratch; `keep_router` is told of every router that takes its place, with
-        the versions that it has learnt from. Both block, and run in threads. `unused` waits until no request,
+        the versions that it has learnt from, and again at the next change if it raises. Both block, and run
+        in threads. `unused` waits until no request,
         also before it reaches the engine, asks for a version. `on_unload` is told the id of each version that
         goes, before it goes."""
         self._engine = engine
@@ -88,7 +89,8 @@ class Reconciler:
         """Where the versions of `adapters.path` lie, by id."""
         self._wanted: dict[str, VersionRecord] = {}
         self._failures: dict[str, Failure] = {}
-        self._learnt: dict[str, AdapterVersion] = {}
+        self._learnt: Mapping[str, AdapterVersion] = {}  # by the view's router
+        self._kept: Mapping[str, str] = {}  # versions by name, as `keep_router` was told last
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._freeing: set[str] = set()  # those whose leaving cannot be called off any more
 
@@ -105,6 +107,7 @@ class Reconciler:
         """Start with a router that has been fitted on `versions` already."""
         self.view = FleetView(router=router)
         self._learnt = {version.name: version for version in versions}
+        self._kept = _versions(self._learnt)
 
     def is_settled(self) -> bool:
         """Whether there is nothing to do now: what should be loaded is, or has failed a moment ago."""
@@ -130,8 +133,10 @@ class Reconciler:
         prods = {
             name: ready[f"{name}@{known[PROD].version}"] for name, known in aliases.items() if PROD in known
         }
-        router = await self._route_to(prods)
+        router, learnt = await self._route_to(prods)
+        # Together: a router that is not in the view has learnt nothing.
         self.view = FleetView(ready, aliases, router, pinned, approved(snapshot, prods))
+        self._learnt = learnt
         self.revision = snapshot.revision
         for version_id, version in list(self._engine.adapters.items()):
             if version_id not in ready and version.name != COMPOSITION and version_id not in self._leaving:
@@ -225,19 +230,20 @@ class Reconciler:
             aliases.setdefault(record.name, {})[record.alias] = target
         return aliases
 
-    async def _route_to(self, prods: Mapping[str, AdapterVersion]) -> Routes | None:
-        """The router over what bare names mean. Fitted anew where there was none; else only what changed."""
+    async def _route_to(
+        self, prods: Mapping[str, AdapterVersion]
+    ) -> tuple[Routes | None, Mapping[str, AdapterVersion]]:
+        """The router over what bare names mean, and what it has learnt from. Fitted anew where there was
+        none; else only what changed."""
         router = self.view.router
         if router is None:
             if not prods:
-                return None
+                return None, {}
             router = await asyncio.to_thread(self._fit_router, list(prods.values()))
-            self._learnt = dict(prods)
-            return router
-        before = {name: version.version for name, version in self._learnt.items()}
+            self._kept = _versions(prods)
+            return router, dict(prods)
         for name in self._learnt.keys() - prods.keys():
             router = await asyncio.to_thread(_without, router, name)
-            del self._learnt[name]
         for name, version in prods.items():
             known = self._learnt.get(name)
             if known is None or (known.examples, known.description) != (
@@ -245,11 +251,19 @@ class Reconciler:
                 version.description,
             ):
                 router = await asyncio.to_thread(_with, router, version)
-            self._learnt[name] = version
-        versions = {name: version.version for name, version in self._learnt.items()}
-        if versions != before and self._keep_router is not None:
+        await self._keep(router, _versions(prods))
+        return router, dict(prods)
+
+    async def _keep(self, router: Routes, versions: Mapping[str, str]) -> None:
+        """Who answers does not depend on whether a restart will know it."""
+        if versions == self._kept or self._keep_router is None:
+            return
+        try:
             await asyncio.to_thread(self._keep_router, router, versions)
-        return router
+        except AdaptiveLoraError as error:
+            _log.error("the router is not kept, a restart fits it anew: %s", error.message)
+        else:
+            self._kept = versions
 
     async def _unload(self, version_id: str) -> None:
         """Once the view no longer shows it: wait for the requests that run with it, then free it."""
@@ -289,6 +303,10 @@ def approved(snapshot: Snapshot, prods: Mapping[str, AdapterVersion]) -> dict[fr
         if record.approved and isinstance(name, Composition) and present.issuperset(record.agents):
             found[frozenset(agent.name for agent, _ in name.parts)] = name
     return found
+
+
+def _versions(learnt: Mapping[str, AdapterVersion]) -> dict[str, str]:
+    return {name: version.version for name, version in learnt.items()}
 
 
 def _with(router: Routes, version: AdapterVersion) -> Routes:
