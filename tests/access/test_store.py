@@ -105,6 +105,21 @@ def test_a_revocation_is_forgotten_a_day_after_its_token_has_expired(store: Acce
     assert store.listing().revoked_tokens == {("acme", "just gone"), ("acme", "for ever")}
 
 
+@pytest.mark.parametrize("later", [None, timedelta(days=30)])
+def test_a_revocation_that_is_repeated_lasts_as_long_as_the_longer_one(
+    store: AccessStore, later: timedelta | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    soon = now - timedelta(hours=12)
+    store.revoke_token("acme", "t1", expires_at=soon, who="ann")
+    store.revoke_token("acme", "t1", expires_at=None if later is None else now + later, who="ann")
+    store.revoke_token("acme", "t1", expires_at=soon, who="ann")
+    monkeypatch.setattr("adaptive_lora.access.store.KEPT_AFTER_EXPIRY", timedelta(0))
+    store.revoke_token("acme", "t2", who="ann")  # forgets what is over
+    assert store.listing().revoked_tokens == {("acme", "t1"), ("acme", "t2")}
+    assert len(store.audit()) == 3, "the first, the longer one, and the other token"
+
+
 def test_the_audit_log_tells_who_did_what(store: AccessStore) -> None:
     expires_at = datetime.now(UTC) + timedelta(days=1)
     minted = store.mint(NewKey("ci", "acme", GENERATE, frozenset({"b", "a"}), "gold", expires_at), who="ann")

@@ -139,16 +139,21 @@ class AccessStore:
         """From now on the tenant's tokens with this `jti` are refused.
 
         The revocation is forgotten a day after `expires_at`, when the token is refused in any case; without
-        it, never.
+        it, never. Of several for one token the one that lasts longest counts.
         """
         _check_word("a tenant", tenant)
         if not jti or len(jti) > MAX_JTI_CHARS or not jti.isprintable():
             raise InvalidRequest(f"a jti has 1 to {MAX_JTI_CHARS} printable characters")
         with self._changing(who) as change:
-            known = sa.select(revoked_tokens).filter_by(tenant=tenant, jti=jti)
-            if change.connection.execute(known).first() is None:
-                row = {"tenant": tenant, "jti": jti, "revoked_at": change.at, "revoked_by": who}
-                change.connection.execute(sa.insert(revoked_tokens).values(row | {"expires_at": expires_at}))
+            of_token = {"tenant": tenant, "jti": jti}
+            known = change.connection.execute(sa.select(revoked_tokens).filter_by(**of_token)).first()
+            if known is None:
+                row = {**of_token, "revoked_at": change.at, "revoked_by": who, "expires_at": expires_at}
+                change.connection.execute(sa.insert(revoked_tokens).values(row))
+                change.record("token.revoke", tenant, jti, {})
+            elif known.expires_at is not None and (expires_at is None or expires_at > known.expires_at):
+                longer = sa.update(revoked_tokens).filter_by(**of_token).values(expires_at=expires_at)
+                change.connection.execute(longer)
                 change.record("token.revoke", tenant, jti, {})
             gone = revoked_tokens.c.expires_at < change.at - KEPT_AFTER_EXPIRY
             change.connection.execute(sa.delete(revoked_tokens).where(gone))
