@@ -55,6 +55,16 @@ def test_thresholds_that_are_infinite_survive(store: BundleStore) -> None:
     assert loaded.scales == few.calibration.scales
 
 
+@pytest.mark.parametrize("why", ["two\u2028lines", "next\u0085line", "a\nb"])
+def test_whatever_is_said_of_a_bundle_its_history_is_read(
+    store: BundleStore, ngrams: Router, why: str
+) -> None:
+    first = store.save(ngrams, {}, why=why)
+    store.save(ngrams, {"music": "other"}, why="second")
+    assert [entry.why for entry in store.history()] == [why, "second"]
+    assert store.rollback(why="back") == first
+
+
 def test_rolling_back_is_one_step_and_moves_everything(store: BundleStore, ngrams: Router) -> None:
     first = store.save(ngrams, {"music": "v1"}, why="first")
     second = store.save(ngrams.without_agent("music"), {}, why="second")

@@ -143,8 +143,9 @@ class BundleStore:
     def history(self) -> tuple[Entry, ...]:
         """Oldest first."""
         try:
-            lines = (self._folder / _HISTORY).read_text(encoding="utf-8").splitlines()
-            return tuple(Entry.model_validate_json(line) for line in lines)
+            text = (self._folder / _HISTORY).read_text(encoding="utf-8")
+            # Not splitlines: what people say may hold other line breaks, which JSON does not escape.
+            return tuple(Entry.model_validate_json(line) for line in text.split("\n") if line)
         except FileNotFoundError:
             return ()
         except (OSError, ValueError) as error:
