@@ -105,3 +105,19 @@ def test_a_folder_that_cannot_be_made(plain: Router, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RouterError, match=r"router\.learning_path"):
         LearningRouter(plain, tmp_path / "file")
+
+
+def test_a_log_that_cannot_be_written_costs_no_answer(
+    plain: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is not logged teaches nothing, so nothing is tried: the router's own decision stands."""
+    router = LearningRouter(plain, tmp_path)
+    (tmp_path / "choices.jsonl").mkdir()
+    monkeypatch.setattr(learning, "LOOK_EVERY_S", 0.0)
+    caplog.set_level("INFO", logger=learning.__name__)
+    caplog.clear()
+    assert {ask(router, f"r{i}") for i in range(30)} == {plain.route(PROMPT).agent}
+    (tmp_path / "choices.jsonl").rmdir()
+    ask(router, "logged")
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+    assert json.loads((tmp_path / "choices.jsonl").read_text())["request_id"] == "logged"

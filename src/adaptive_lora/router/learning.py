@@ -28,6 +28,23 @@ LOOK_EVERY_S = 5.0
 _FINAL = ("unfamiliar", "parts_disagree", "provisional")
 
 
+class _LogWorks:
+    """Says once that the log of outcomes cannot be used, and once that it can again. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._works = True
+
+    def note(self, error: OSError | None) -> None:
+        with self._lock:
+            is_news = self._works != (error is None)
+            self._works = error is None
+        if is_news and error is not None:
+            _log.error("outcomes are not learnt from, the router decides alone: %s", error)
+        elif is_news:
+            _log.info("outcomes are learnt from again")
+
+
 class LearningRouter:
     """Thread-safe."""
 
@@ -38,6 +55,7 @@ class LearningRouter:
         self._learner = BenefitLearner.replay(self._outcomes.new_outcomes(), seed=seed)
         self._looked_at = time.monotonic()
         self._lock = threading.Lock()
+        self._log_works = _LogWorks()
         _log.info("learning from outcomes in %s: %d so far", folder, self._learner.n_outcomes)
 
     @property
@@ -65,7 +83,8 @@ class LearningRouter:
         self, prompt: str, candidates: Sequence[str] | None = None, *, explain: bool = False
     ) -> RouteDecision:
         """As `Router.route`, then a draw among its candidate set, its choice and the base; reason "learned"
-        where that differs from the router's choice. The draw is logged under the request's id."""
+        where that differs from the router's choice. The draw is logged under the request's id; one that
+        cannot be logged would teach nothing, and the router's choice stands."""
         self._learn()
         decision, row = self._router.consider(prompt, candidates, explain=explain)
         if row is None or decision.doubt in _FINAL:
@@ -74,7 +93,12 @@ class LearningRouter:
         arms = tuple(dict.fromkeys((*possible, decision.agent, BASE)))
         situation = Situation(decision.candidates[0], decision.agent, arms, project(row))
         choice = self._learner.choose(situation)
-        self._outcomes.write_choice(request_id_var.get() or uuid.uuid4().hex, choice)
+        try:
+            self._outcomes.write_choice(request_id_var.get() or uuid.uuid4().hex, choice)
+        except OSError as error:
+            self._log_works.note(error)
+            return decision
+        self._log_works.note(None)
         if explain:
             told = {"expected_reward": self._learner.expect(situation), "propensities": choice.propensities}
             decision = replace(decision, explanation={**decision.explanation, "learning": told})
@@ -91,5 +115,7 @@ class LearningRouter:
             self._looked_at = time.monotonic()
             for outcome in self._outcomes.new_outcomes():
                 self._learner.learn(outcome)
+        except OSError as error:
+            self._log_works.note(error)
         finally:
             self._lock.release()
