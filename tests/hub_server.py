@@ -45,6 +45,8 @@ class FakeHub:
         self.repos = repos
         self.leaks: list[str] = []
         """Tokens that were sent to the CDN, where they have no business."""
+        self.empty: set[str] = set()
+        """Files that are answered with 200 and no content, whatever range was asked for."""
         self.seen: list[str] = []
         self._hub, self.url = _server(self._answer_hub)
         self._cdn, self.cdn_url = _server(self._answer_cdn)
@@ -86,6 +88,8 @@ class FakeHub:
         file = "/".join(parts[4:])
         if file not in repo.files:
             return _send(request, 404, {"X-Error-Code": "EntryNotFound"}, b"")
+        if file in self.empty:
+            return _send(request, 200, {}, b"")
         if len(repo.files[file]) >= LFS_BYTES:
             return _send(request, 302, {"Location": f"{self.cdn_url}/{name}/{file}?signature=secret"}, b"")
         return _send_range(request, repo.files[file])

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from adaptive_lora.adapters.base import describe_base
-from adaptive_lora.adapters.hub import SOURCE_NAME, download_model
-from adaptive_lora.adapters.transfer import PIECE_BYTES
-from adaptive_lora.errors import Conflict, HashMismatch, StorageFull, UnsafeFile
+from adaptive_lora.adapters.hub import SOURCE_NAME, HubRepo, download_model
+from adaptive_lora.adapters.transfer import ATTEMPTS, PIECE_BYTES, download
+from adaptive_lora.errors import Conflict, HashMismatch, StorageFull, StorageUnavailable, UnsafeFile
 from tests.adapter_folders import write_base
 from tests.disks import small_disk
 from tests.hub_server import GOOD_TOKEN, FakeHub, Repo, use_endpoint
@@ -253,3 +253,18 @@ def test_a_model_without_safetensors_is_refused(
     use_endpoint(hub.url, monkeypatch)
     with pytest.raises(UnsafeFile):
         download_model("org/pickled", tmp_path / "model")
+
+
+def test_a_hub_that_answers_with_nothing_is_given_up(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that knows no ranges, and sends less than the file has: no reading gets further."""
+    monkeypatch.setattr("adaptive_lora.adapters.transfer.FIRST_WAIT_S", 0.001)
+    use_endpoint(hub.url, monkeypatch)
+    repo = HubRepo("org/model")
+    size = repo.size_of("LICENSE")
+    hub.empty.add("LICENSE")
+    n_before = len(hub.seen)
+    with pytest.raises(StorageUnavailable, match="0 bytes came instead of 4"):
+        download(repo, "LICENSE", tmp_path / "LICENSE", size=size, checksum=None)
+    assert len(hub.seen) - n_before == ATTEMPTS

@@ -87,7 +87,7 @@ class HubRepo:
                 content += chunk
                 if len(content) > end - start:
                     break
-        if response.status_code == 206 and len(content) != end - start:
+        if len(content) < end - start or (response.status_code == 206 and len(content) > end - start):
             raise OSError(f"{len(content)} bytes came instead of {end - start}")
         return bytes(content[: end - start])
 
