@@ -205,7 +205,7 @@ def test_names_that_leave_the_folder(
     assert ".." in refusal(folder, base, UnsafeName)
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer_config.json", "config.JSON"])
 def test_auto_map(make_adapter: Make, base: BaseModelInfo, peft_config: Config, name: str) -> None:
     folder = make_adapter()
     (folder / name).write_text(json.dumps(peft_config(auto_map={"AutoModel": "evil.Model"})))

@@ -113,7 +113,7 @@ def _read_text(path: Path) -> bytes:
 
 def _refuse_code(where: str, text: bytes) -> None:
     """`auto_map` names Python files that Transformers would fetch and run."""
-    if not where.endswith(".json"):
+    if not where.lower().endswith(".json"):  # some file systems do not tell config.JSON from config.json
         return
     try:
         content = json.loads(text)
