@@ -290,4 +290,5 @@ def test_a_signal_to_the_whole_group_lets_answers_finish(server: Server) -> None
     assert event == "event: done"
     assert json.loads(done.removeprefix("data: "))["usage"]["completion_tokens"] == 200
     assert server.process.wait(timeout=60) == 0
-    assert _engine(server.process.pid) == []
+    while _engine(server.process.pid):  # Python's own helpers notice a moment later that it is gone
+        time.sleep(0.05)
