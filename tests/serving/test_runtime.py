@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from adaptive_lora.adapters.registry import Registry
+from adaptive_lora.agents.fleet import Fleet
 from adaptive_lora.engine.fake import FakeEngine
 from adaptive_lora.errors import (
     AdapterError,
@@ -24,6 +25,7 @@ from adaptive_lora.serving import runtime as runtimes
 from adaptive_lora.serving.api import create_app
 from adaptive_lora.serving.runtime import Runtime
 from adaptive_lora.settings import Settings
+from adaptive_lora.telemetry.metrics import Metrics
 from adaptive_lora.types import AdapterVersion
 from tests.serving.conftest import CODE, CREATIVE, FLEET, KeywordRouter, ready, settings_of, until
 
@@ -250,3 +252,29 @@ async def test_a_server_waits_for_its_registry(engine: FakeEngine, monkeypatch: 
         assert runtime.phase == "ready"
         assert "\nregistry_up 1.0" in (await client.get("/metrics")).text
     assert failures == []
+
+
+async def test_what_failed_while_callers_were_read_does_not_become_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def watch(self: Fleet) -> None:
+        raise EngineError("nobody expected this")
+
+    async def before_ready() -> None:
+        await until_phase(runtime, "failed")
+
+    became_ready: list[bool] = []
+    monkeypatch.setattr(Fleet, "watch", watch)
+    runtime = Runtime(
+        settings_of(),
+        Metrics(),
+        engine=FakeEngine(),
+        router=KeywordRouter(),
+        before_ready=before_ready,
+        on_ready=lambda: became_ready.append(True),
+    )
+    runtime.start()
+    await until(lambda: bool(became_ready))
+    await asyncio.sleep(0)
+    assert (runtime.phase, runtime.detail) == ("failed", "nobody expected this")
+    await runtime.stop()

@@ -70,9 +70,8 @@ class Reconciler:
     ) -> None:
         """`fit_router` learns from scratch; `keep_router` is told of every router that takes its place, with
         the versions that it has learnt from, and again at the next change if it raises. Both block, and run
-        in threads. `unused` waits until no request,
-        also before it reaches the engine, asks for a version. `on_unload` is told the id of each version that
-        goes, before it goes."""
+        in threads. `unused` waits until no request, also before it reaches the engine, asks for a version.
+        `on_unload` is told the id of each version that goes, before it goes."""
         self._engine = engine
         self._store = store
         self._base = base
